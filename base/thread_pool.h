@@ -1,0 +1,51 @@
+// A bounded pool of worker threads.
+#pragma once
+
+#include <condition_variable>
+#include <deque>
+#include <functional>
+#include <future>
+#include <memory>
+#include <thread>
+#include <vector>
+
+#include "base/guarded.h"
+
+namespace lamina {
+
+// Runs tasks in the order given. Tasks must not throw. A task must not wait for another task of the
+// same pool that may not have started (that could deadlock); use a second pool for waiting work.
+// The destructor runs what is queued and joins.
+class ThreadPool {
+ public:
+  explicit ThreadPool(unsigned threads);
+  ThreadPool(const ThreadPool&) = delete;
+  ThreadPool& operator=(const ThreadPool&) = delete;
+  ~ThreadPool();
+
+  unsigned size() const { return static_cast<unsigned>(workers_.size()); }
+  // Any thread.
+  void post(std::function<void()> task);
+
+  // Any thread. The future never holds an exception.
+  template <typename F>
+  auto submit(F f) -> std::future<decltype(f())> {
+    auto task = std::make_shared<std::packaged_task<decltype(f())()>>(std::move(f));
+    auto future = task->get_future();
+    post([task] { (*task)(); });
+    return future;
+  }
+
+ private:
+  struct Queue {
+    std::deque<std::function<void()>> tasks;
+    bool closed = false;
+  };
+  void work();
+
+  Guarded<Queue> queue_;
+  std::condition_variable ready_;
+  std::vector<std::thread> workers_;
+};
+
+}  // namespace lamina
