@@ -1,0 +1,29 @@
+// Writing the bytes of files into snapshots.
+#pragma once
+
+#include <memory>
+
+#include "base/stream.h"
+#include "layers/entry.h"
+
+namespace lamina::layers {
+
+// Holds the buffer; one thread.
+class FileCopier {
+ public:
+  FileCopier() : buffer_(new std::byte[kCopyBufferSize]) {}
+  // The entry's own content, exactly entry.size bytes (kCorrupt otherwise: the file changed). Holes stay
+  // holes; large files are copied by the kernel.
+  Result<void> copy_own(const Entry& entry, int to);
+  // All of `content`; holes stay holes when it knows them.
+  Result<void> copy_stream(ByteSource& content, int to);
+
+ private:
+  Result<void> copy_small(const Entry& entry, int from, int to);
+  Result<void> copy_range(int from, int to, uint64_t begin, uint64_t end);
+  Result<void> copy_large(const Entry& entry, int from, int to);
+
+  std::unique_ptr<std::byte[]> buffer_;
+};
+
+}  // namespace lamina::layers

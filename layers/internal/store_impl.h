@@ -1,0 +1,102 @@
+// The parts of the store that its files share.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "base/files.h"
+#include "base/guarded.h"
+#include "layers/internal/flight.h"
+#include "layers/internal/layer_meta.h"
+#include "layers/internal/pipeline.h"
+#include "layers/snapshot.h"
+#include "layers/store.h"
+
+namespace lamina::layers {
+
+// This process's part of tmp/: a directory, and beside it a lock file whose flock tells the living from the
+// dead. Made when first asked for.
+class Scratch {
+ public:
+  explicit Scratch(std::string tmp) : tmp_(std::move(tmp)) {}
+  ~Scratch();
+  // Any thread.
+  Result<std::string> directory();
+  // Removes what dead processes left. Errors are ignored: it is housekeeping.
+  void remove_leftovers() const;
+
+ private:
+  const std::string tmp_;
+  std::mutex mutex_;
+  std::string directory_;
+  UniqueFd lock_;
+};
+
+// An open file in the scratch directory that is removed unless it is published.
+class ScratchFile {
+ public:
+  static Result<ScratchFile> create(Scratch& scratch);
+  ScratchFile(ScratchFile&& other) noexcept : path_(std::move(other.path_)), fd_(std::move(other.fd_)) { other.path_.clear(); }
+  ScratchFile& operator=(ScratchFile&&) = delete;
+  ~ScratchFile();
+  int fd() const { return fd_.get(); }
+  // Renames it to its place; small files are synced first, so that a name never outlives its bytes.
+  Result<void> publish(const std::string& path, uint64_t size);
+
+ private:
+  ScratchFile(std::string path, UniqueFd fd) : path_(std::move(path)), fd_(std::move(fd)) {}
+  std::string path_;
+  UniqueFd fd_;
+};
+
+struct Store::Impl {
+  explicit Impl(std::string root) : path(std::move(root)), scratch(path + "/tmp") {}
+
+  std::string blob_path(const oci::Digest& digest) const { return path + "/blobs/sha256/" + digest.hex(); }
+  std::string layer_path(const LayerId& id) const { return path + "/layers/" + id.value; }
+  std::string diff_path(const oci::DiffId& diff_id) const { return path + "/diffs/" + diff_id.hex(); }
+  std::string record_path(const std::string& key) const { return path + "/records/" + key.substr(0, 2) + "/" + key; }
+  std::string image_path(const std::string& name) const { return path + "/images/" + sha256_hex(name); }
+
+  bool blob_exists(const oci::Digest& digest) const;
+
+  // --- metas (store_layers.cc) ---
+  // Checked against the boot; kNotFound when there is no sound layer.
+  Result<LayerMeta> meta(const LayerId& id);
+  // Reads, changes and writes a meta; safe against other threads and processes.
+  Result<LayerMeta> update_meta(const LayerId& id, const std::function<void(LayerMeta&)>& change);
+  Result<LayerMeta> read_meta(const LayerId& id) const;
+  // After a reboot: whether what may not have reached the disk did.
+  Result<LayerMeta> verify_after_reboot(const LayerId& id, LayerMeta meta);
+  Result<LayerId> publish_layer(PendingLayer layer, LayerMeta meta);
+  // Makes diffs/<diff id> point at the layer unless it points at a sound one already.
+  Result<void> link_diff(const oci::DiffId& diff_id, const LayerId& id);
+  Result<void> drop_layer(const LayerId& id);
+
+  // --- forms (store_forms.cc) ---
+  // The snapshot of stack[at] in this stack, if it was made; "" when not.
+  std::string find_snapshot(std::span<const LayerId> stack, size_t at) const;
+  Result<std::string> unpack(std::span<const LayerId> stack, size_t at, const SnapshotWriter::ViewBelow& below, oci::BlobSource* remote);
+  Result<std::unique_ptr<ByteSource>> open_tar(const LayerId& id, const LayerMeta& meta, oci::BlobSource* remote, bool keep);
+  Result<void> write_tar(const LayerId& id, const LayerMeta& meta, ByteSink& sink) const;
+  // Hashes the tar and remembers what it found.
+  Result<void> learn_diff_id(const LayerId& id, const StreamSummary& summary);
+
+  // --- housekeeping (store_prune.cc) ---
+  Result<uint64_t> sweep(bool all, const LayersOfRecord& layers_of_record);
+
+  const std::string path;
+  std::string boot_id;
+  std::optional<FileLock> lock;  // shared, for the store's lifetime
+  Scratch scratch;
+  FlightTower flights;
+  Guarded<std::map<LayerId, LayerMeta>> metas;
+  Store* self = nullptr;
+};
+
+}  // namespace lamina::layers

@@ -1,0 +1,298 @@
+#include "layers/rootfs_view.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <deque>
+#include <map>
+#include <mutex>
+
+#include "base/files.h"
+#include "base/stream.h"
+#include "base/text.h"
+#include "layers/internal/attributes.h"
+#include "layers/internal/paths.h"
+#include "layers/internal/xattrs.h"
+#include "layers/snapshot.h"
+
+namespace lamina::layers {
+namespace {
+
+constexpr int kMaxSymlinks = 255;
+// Descriptors that cached directories may hold: far below the usual RLIMIT_NOFILE of 1024.
+constexpr size_t kMaxCachedFds = 192;
+
+// A merged directory: those that make it up, topmost first.
+struct MergedDirectory {
+  std::vector<UniqueFd> parts;
+};
+using DirectoryPtr = std::shared_ptr<const MergedDirectory>;
+
+// What overlay shows under a name.
+struct Found {
+  const UniqueFd* directory = nullptr;  // that holds it
+  size_t part = 0;
+  EntryType type = EntryType::kFile;
+  struct stat st {};
+  std::optional<EmulatedDevice> device;
+};
+
+std::string clean(std::string_view path) {
+  std::string cleaned = clean_path(std::string("/").append(path));
+  cleaned.erase(0, 1);
+  return cleaned;
+}
+
+}  // namespace
+
+struct RootfsView::Impl {
+  Result<DirectoryPtr> directory(std::string_view path) const;
+  Result<DirectoryPtr> child_directory(const MergedDirectory& parent, const std::string& name, size_t from) const;
+  Result<std::optional<Found>> find(const MergedDirectory& parent, const std::string& name) const;
+  // `holder` keeps the descriptor in the result alive.
+  Result<std::optional<Found>> find_path(const std::string& path, DirectoryPtr& holder, std::string& name) const;
+
+  DirectoryPtr root;
+  mutable std::mutex mutex;
+  mutable std::map<std::string, DirectoryPtr, std::less<>> cache;
+  mutable size_t cached_fds = 0;
+};
+
+// overlayfs.rst: the topmost layer that has the name decides, and a whiteout decides for "absent".
+Result<std::optional<Found>> RootfsView::Impl::find(const MergedDirectory& parent, const std::string& name) const {
+  if (name.size() > NAME_MAX) return std::optional<Found>();
+  Found found;
+  for (size_t i = 0; i < parent.parts.size(); ++i) {
+    const int fd = parent.parts[i].get();
+    if (::fstatat(fd, name.c_str(), &found.st, AT_SYMLINK_NOFOLLOW) != 0) {
+      if (errno == ENOENT) continue;
+      return system_error(errno, "fstatat", name);
+    }
+    const std::optional<EntryType> type = type_of(found.st);
+    if (!type || *type == EntryType::kWhiteout) return std::optional<Found>();
+    found.directory = &parent.parts[i];
+    found.part = i;
+    found.type = *type;
+    if (*type == EntryType::kFile && found.st.st_size == 0 && !has_full_privileges()) {
+      found.device = emulated_device(fd, name);
+      if (found.device) found.type = found.device->type;
+    }
+    return std::optional<Found>(std::move(found));
+  }
+  return std::optional<Found>();
+}
+
+// Directories of one name merge, down to an opaque one or to what is no directory.
+Result<DirectoryPtr> RootfsView::Impl::child_directory(const MergedDirectory& parent, const std::string& name,
+                                                       size_t from) const {
+  auto merged = std::make_shared<MergedDirectory>();
+  for (size_t i = from; i < parent.parts.size(); ++i) {
+    UniqueFd fd(::openat(parent.parts[i].get(), name.c_str(), O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+    if (!fd) {
+      if (errno == ENOENT) continue;
+      if (errno == ENOTDIR || errno == ELOOP) break;
+      return system_error(errno, "openat", name);
+    }
+    const bool opaque = is_opaque(fd.get());
+    merged->parts.push_back(std::move(fd));
+    if (opaque) break;
+  }
+  return DirectoryPtr(std::move(merged));
+}
+
+// Null when there is no such directory.
+Result<DirectoryPtr> RootfsView::Impl::directory(std::string_view path) const {
+  if (path.empty()) return root;
+  {
+    const std::lock_guard lock(mutex);
+    const auto it = cache.find(path);
+    if (it != cache.end()) return it->second;
+  }
+  ASSIGN_OR_RETURN(const DirectoryPtr parent, directory(parent_path(path)));
+  if (!parent) return DirectoryPtr();
+  const std::string name(base_name(path));
+  ASSIGN_OR_RETURN(const std::optional<Found> found, find(*parent, name));
+  if (!found || found->type != EntryType::kDirectory) return DirectoryPtr();
+  ASSIGN_OR_RETURN(DirectoryPtr merged, child_directory(*parent, name, found->part));
+  const std::lock_guard lock(mutex);
+  if (cached_fds + merged->parts.size() > kMaxCachedFds) {
+    cache.clear();
+    cached_fds = 0;
+  }
+  if (cache.emplace(path, merged).second) cached_fds += merged->parts.size();
+  return merged;
+}
+
+Result<std::optional<Found>> RootfsView::Impl::find_path(const std::string& path, DirectoryPtr& holder,
+                                                         std::string& name) const {
+  const std::string cleaned = clean(path);
+  if (cleaned.size() > kMaxPathBytes) return std::optional<Found>();
+  if (cleaned.empty()) {
+    holder = root;
+    name = ".";
+    Found found;
+    found.type = EntryType::kDirectory;
+    if (root->parts.empty()) return std::optional<Found>(std::move(found));
+    found.directory = root->parts.data();
+    if (::fstat(root->parts.front().get(), &found.st) != 0) return system_error(errno, "fstat");
+    return std::optional<Found>(std::move(found));
+  }
+  ASSIGN_OR_RETURN(holder, directory(parent_path(cleaned)));
+  if (!holder) return std::optional<Found>();
+  name = base_name(cleaned);
+  return find(*holder, name);
+}
+
+RootfsView::RootfsView(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+RootfsView::~RootfsView() = default;
+
+Result<std::shared_ptr<RootfsView>> RootfsView::open(const std::vector<std::string>& snapshots) {
+  auto merged = std::make_shared<MergedDirectory>();
+  for (auto it = snapshots.rbegin(); it != snapshots.rend(); ++it) {
+    ASSIGN_OR_RETURN(UniqueFd fd, open_at(AT_FDCWD, *it, O_PATH | O_DIRECTORY | O_NOFOLLOW));
+    merged->parts.push_back(std::move(fd));
+  }
+  auto impl = std::make_unique<Impl>();
+  impl->root = std::move(merged);
+  return std::shared_ptr<RootfsView>(new RootfsView(std::move(impl)));
+}
+
+Result<std::optional<FileInfo>> RootfsView::lstat(const std::string& path) const {
+  DirectoryPtr holder;
+  std::string name;
+  ASSIGN_OR_RETURN(const std::optional<Found> found, impl_->find_path(path, holder, name));
+  if (!found) return std::optional<FileInfo>();
+  FileInfo info;
+  if (found->directory == nullptr) {  // the root of scratch
+    info.type = EntryType::kDirectory;
+    info.mode = 0755;
+    return std::optional<FileInfo>(info);
+  }
+  Entry entry;
+  set_metadata(entry, found->type, found->st);
+  info.type = entry.type;
+  info.mode = entry.mode;
+  info.uid = entry.uid;
+  info.gid = entry.gid;
+  info.mtime = entry.mtime;
+  info.size = entry.size;
+  info.dev_major = found->device ? found->device->major : entry.dev_major;
+  info.dev_minor = found->device ? found->device->minor : entry.dev_minor;
+  info.device = found->st.st_dev;
+  info.inode = found->st.st_ino;
+  info.nlink = found->st.st_nlink;
+  return std::optional<FileInfo>(info);
+}
+
+// As chroot(2) and path_resolution(7) would do it.
+Result<std::string> RootfsView::resolve(const std::string& path, bool follow_last) const {
+  std::deque<std::string> todo;
+  for (std::string& part : path_components(path)) todo.push_back(std::move(part));
+  std::string at;
+  for (int symlinks = 0; !todo.empty();) {
+    const std::string name = std::move(todo.front());
+    todo.pop_front();
+    if (name == "..") {
+      at = parent_path(at);
+      continue;
+    }
+    std::string next = join_path(at, name);
+    if (next.size() > kMaxPathBytes) {
+      return Error(ErrorKind::kInvalidInput, "the path \"" + printable(path.substr(0, 200)) + "\" is too long");
+    }
+    if (!todo.empty() || follow_last) {
+      ASSIGN_OR_RETURN(const std::optional<FileInfo> info, lstat(next));
+      if (info && info->type == EntryType::kSymlink) {
+        if (++symlinks > kMaxSymlinks) {
+          return Error(ErrorKind::kInvalidInput, "too many levels of symbolic links in \"" + printable(path) + "\"");
+        }
+        ASSIGN_OR_RETURN(const std::string target, read_link(next));
+        if (target.starts_with('/')) at.clear();
+        const std::vector<std::string> parts = path_components(target);
+        todo.insert(todo.begin(), parts.begin(), parts.end());
+        continue;
+      }
+    }
+    at = std::move(next);
+  }
+  return at;
+}
+
+Result<std::vector<DirectoryEntry>> RootfsView::list(const std::string& path) const {
+  const std::string cleaned = clean(path);
+  ASSIGN_OR_RETURN(const DirectoryPtr merged, impl_->directory(cleaned));
+  if (!merged) {
+    ASSIGN_OR_RETURN(const auto info, lstat(cleaned));
+    if (!info) return system_error(ENOENT, "open", cleaned);
+    return Error(ErrorKind::kInvalidInput, "\"" + printable(cleaned) + "\" is not a directory");
+  }
+  std::vector<std::string> names;
+  for (const UniqueFd& part : merged->parts) {
+    ASSIGN_OR_RETURN(const std::vector<std::string> here, list_directory(part.get()));
+    names.insert(names.end(), here.begin(), here.end());
+  }
+  std::sort(names.begin(), names.end());
+  names.erase(std::unique(names.begin(), names.end()), names.end());
+  std::vector<DirectoryEntry> entries;
+  entries.reserve(names.size());
+  for (std::string& name : names) {
+    ASSIGN_OR_RETURN(const std::optional<Found> found, impl_->find(*merged, name));
+    if (found) entries.push_back({std::move(name), found->type});
+  }
+  return entries;
+}
+
+namespace {
+
+Error not_found(const std::string& path) { return system_error(ENOENT, "open", path); }
+
+}  // namespace
+
+Result<std::string> RootfsView::read_link(const std::string& path) const {
+  DirectoryPtr holder;
+  std::string name;
+  ASSIGN_OR_RETURN(const std::optional<Found> found, impl_->find_path(path, holder, name));
+  if (!found) return not_found(path);
+  if (found->type != EntryType::kSymlink) {
+    return Error(ErrorKind::kInvalidInput, "\"" + printable(path) + "\" is not a symbolic link");
+  }
+  std::string target(static_cast<size_t>(found->st.st_size) + 1, '\0');
+  const ssize_t size = ::readlinkat(found->directory->get(), name.c_str(), target.data(), target.size());
+  if (size < 0) return system_error(errno, "readlinkat", path);
+  target.resize(static_cast<size_t>(size));
+  return target;
+}
+
+Result<std::map<std::string, std::string>> RootfsView::xattrs(const std::string& path) const {
+  DirectoryPtr holder;
+  std::string name;
+  ASSIGN_OR_RETURN(const std::optional<Found> found, impl_->find_path(path, holder, name));
+  if (!found) return not_found(path);
+  if (found->directory == nullptr) return std::map<std::string, std::string>();
+  return read_layer_xattrs(found->directory->get(), name, found->type);
+}
+
+Result<UniqueFd> RootfsView::open_file(const std::string& path) const {
+  DirectoryPtr holder;
+  std::string name;
+  ASSIGN_OR_RETURN(const std::optional<Found> found, impl_->find_path(path, holder, name));
+  if (!found) return not_found(path);
+  if (found->type != EntryType::kFile) {
+    return Error(ErrorKind::kInvalidInput, "\"" + printable(path) + "\" is not a regular file");
+  }
+  return open_at(found->directory->get(), name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK);
+}
+
+Result<std::optional<std::string>> RootfsView::read_text(const std::string& path, uint64_t limit) const {
+  ASSIGN_OR_RETURN(const std::string resolved, resolve(path, true));
+  ASSIGN_OR_RETURN(const std::optional<FileInfo> info, lstat(resolved));
+  if (!info) return std::optional<std::string>();
+  ASSIGN_OR_RETURN(const UniqueFd fd, open_file(resolved));
+  ASSIGN_OR_RETURN_WITH(std::string text, read_fd(fd.get(), limit), "reading \"" + printable(path) + "\"");
+  return std::optional<std::string>(std::move(text));
+}
+
+}  // namespace lamina::layers

@@ -1,0 +1,277 @@
+// The store's frame: opening, scratch space, blobs, names, records. See store.h for the files.
+#include "layers/store.h"
+
+#include <fmt/format.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+
+#include "base/text.h"
+#include "base/time.h"
+#include "layers/internal/store_impl.h"
+#include "oci/internal/json.h"
+
+namespace lamina::layers {
+namespace {
+
+constexpr std::string_view kFormat = "lamina-store 1\n";
+// Manifests and configs are smaller; layers are as a rule larger, and guarded by the boot id.
+constexpr uint64_t kSyncedSize = 1 << 20;
+constexpr const char* kLockSuffix = ".lock";
+
+Error full_disk_note(Error error) {
+  if (error.error_number() != ENOSPC && error.error_number() != EDQUOT) return error;
+  return std::move(error).with_note("the disk of the store is full; build prune frees what no image needs, or use --store DIR on another disk");
+}
+
+Result<void> check_format(const std::string& path) {
+  ASSIGN_OR_RETURN(const auto format, read_file_if_exists(AT_FDCWD, path + "/format", 4096));
+  if (format && *format == kFormat) return {};
+  if (format) {
+    return Error(ErrorKind::kUnsupported, fmt::format("the store {} has the format \"{}\", which this version does not know", path, printable(std::string(trim(*format)))))
+        .with_note("use another directory with --store DIR, or remove this one");
+  }
+  return write_file_atomically(AT_FDCWD, path + "/format", kFormat, Durability::kFsync);
+}
+
+Result<void> make_rooms(const std::string& path) {
+  struct stat st {};
+  if (::stat((path + "/format").c_str(), &st) == 0) return check_format(path);
+  RETURN_IF_ERROR(make_directories(AT_FDCWD, path, 0700));
+  for (const char* room : {"blobs/sha256", "layers", "diffs", "images", "records", "indexes", "tmp"}) {
+    RETURN_IF_ERROR(make_directories(AT_FDCWD, path + "/" + room, 0700));
+  }
+  return check_format(path);
+}
+
+// Takes one blob into the store.
+class StoreBlobWriter : public oci::BlobWriter {
+ public:
+  StoreBlobWriter(ScratchFile file, std::string path, oci::Descriptor descriptor)
+      : file_(std::move(file)), path_(std::move(path)), descriptor_(std::move(descriptor)), hash_(file_.fd()) {}
+
+  Result<void> write(std::span<const std::byte> data) override {
+    auto written = hash_.write(data);
+    if (!written) return full_disk_note(std::move(written).error().with_context("storing blob " + descriptor_.digest.text()));
+    return {};
+  }
+
+  Result<void> commit() override {
+    auto summary = hash_.finish();
+    if (!summary) return full_disk_note(std::move(summary).error().with_context("storing blob " + descriptor_.digest.text()));
+    const oci::Digest digest = oci::Digest::from_bytes(summary->sha256);
+    if (digest != descriptor_.digest || summary->size != descriptor_.size) {
+      return Error(ErrorKind::kCorrupt, fmt::format("blob {} of {} bytes is damaged: what came has {} bytes and the digest {}", descriptor_.digest.text(), descriptor_.size, summary->size, digest.text()));
+    }
+    return file_.publish(path_, summary->size);
+  }
+
+ private:
+  ScratchFile file_;
+  std::string path_;
+  oci::Descriptor descriptor_;
+  HashingWriter hash_;
+};
+
+}  // namespace
+
+// --- scratch ----------------------------------------------------------------------------------------
+
+Result<std::string> Scratch::directory() {
+  const std::lock_guard guard(mutex_);
+  if (!directory_.empty()) return directory_;
+  // A cleaner may remove the lock file between its making and its locking: then the name has gone.
+  for (int attempt = 0; attempt < 10; ++attempt) {
+    const std::string name = tmp_ + "/" + temporary_name("build");
+    ASSIGN_OR_RETURN(UniqueFd fd, open_at(AT_FDCWD, name + kLockSuffix, O_RDWR | O_CREAT | O_EXCL, 0600));
+    struct stat st {};
+    if (::flock(fd.get(), LOCK_EX | LOCK_NB) != 0 || ::fstat(fd.get(), &st) != 0 || st.st_nlink == 0) continue;
+    if (::mkdir(name.c_str(), 0700) != 0) return full_disk_note(system_error(errno, "mkdir", name));
+    lock_ = std::move(fd);
+    directory_ = name;
+    return directory_;
+  }
+  return Error(ErrorKind::kSystem, fmt::format("no temporary directory could be made in {}", tmp_));
+}
+
+Scratch::~Scratch() {
+  if (directory_.empty()) return;
+  ignore_error(remove_tree(AT_FDCWD, directory_), "the next program that opens the store tries again");
+  ::unlink((directory_ + kLockSuffix).c_str());
+}
+
+void Scratch::remove_leftovers() const {
+  const auto tmp = open_directory(AT_FDCWD, tmp_);
+  if (!tmp) return;
+  const auto names = list_directory(tmp->get());
+  if (!names) return;
+  for (const std::string& name : *names) {
+    if (!name.ends_with(kLockSuffix)) continue;
+    const auto lock = FileLock::try_acquire(tmp->get(), name, FileLock::Mode::kExclusive);
+    if (!lock || !*lock) continue;
+    ignore_error(remove_tree(tmp->get(), name.substr(0, name.size() - std::string_view(kLockSuffix).size())), "housekeeping");
+    ::unlinkat(tmp->get(), name.c_str(), 0);
+  }
+}
+
+Result<ScratchFile> ScratchFile::create(Scratch& scratch) {
+  ASSIGN_OR_RETURN(const std::string directory, scratch.directory());
+  std::string path = directory + "/" + temporary_name("file");
+  auto fd = open_at(AT_FDCWD, path, O_RDWR | O_CREAT | O_EXCL, 0600);
+  if (!fd) return full_disk_note(std::move(fd).error());
+  return ScratchFile(std::move(path), *std::move(fd));
+}
+
+ScratchFile::~ScratchFile() {
+  if (!path_.empty()) ::unlink(path_.c_str());
+}
+
+Result<void> ScratchFile::publish(const std::string& path, uint64_t size) {
+  if (size <= kSyncedSize && ::fdatasync(fd_.get()) != 0) return full_disk_note(system_error(errno, "fdatasync", path_));
+  if (::rename(path_.c_str(), path.c_str()) != 0) return full_disk_note(system_error(errno, "rename", path));
+  path_.clear();
+  return {};
+}
+
+// --- opening ----------------------------------------------------------------------------------------
+
+Store::Store(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) { impl_->self = this; }
+Store::~Store() = default;
+const std::string& Store::path() const { return impl_->path; }
+
+Result<std::unique_ptr<Store>> Store::open(const std::string& path) {
+  auto made = make_rooms(path);
+  if (!made) return full_disk_note(std::move(made).error().with_context("opening the store " + path));
+  auto impl = std::make_unique<Impl>(path);
+  ASSIGN_OR_RETURN(const std::string boot, read_file(AT_FDCWD, "/proc/sys/kernel/random/boot_id", 4096));
+  impl->boot_id = trim(boot);
+  ASSIGN_OR_RETURN_WITH(impl->lock, FileLock::acquire(AT_FDCWD, path + "/lock", FileLock::Mode::kShared), "opening the store " + path);
+  impl->scratch.remove_leftovers();
+  return std::unique_ptr<Store>(new Store(std::move(impl)));
+}
+
+// --- blobs ------------------------------------------------------------------------------------------
+
+bool Store::Impl::blob_exists(const oci::Digest& digest) const {
+  return ::faccessat(AT_FDCWD, blob_path(digest).c_str(), F_OK, 0) == 0;
+}
+
+bool Store::has_blob(const oci::Descriptor& descriptor) {
+  struct stat st {};
+  return ::stat(impl_->blob_path(descriptor.digest).c_str(), &st) == 0 && static_cast<uint64_t>(st.st_size) == descriptor.size;
+}
+
+Result<std::unique_ptr<ByteSource>> Store::open_blob(const oci::Descriptor& descriptor) {
+  auto fd = open_at(AT_FDCWD, impl_->blob_path(descriptor.digest), O_RDONLY);
+  if (!fd && fd.error().kind() == ErrorKind::kNotFound) {
+    return Error(ErrorKind::kNotFound, fmt::format("blob {} is not in the store", descriptor.digest.text()));
+  }
+  if (!fd) return std::move(fd).error();
+  return oci::verify_stream(std::make_unique<FdSource>(*std::move(fd)), descriptor);
+}
+
+Result<std::unique_ptr<oci::BlobWriter>> Store::create_blob(const oci::Descriptor& descriptor) {
+  ASSIGN_OR_RETURN(ScratchFile file, ScratchFile::create(impl_->scratch));
+  return std::unique_ptr<oci::BlobWriter>(new StoreBlobWriter(std::move(file), impl_->blob_path(descriptor.digest), descriptor));
+}
+
+Result<void> Store::remove_blob(const oci::Digest& digest) {
+  const std::string path = impl_->blob_path(digest);
+  if (::unlink(path.c_str()) != 0 && errno != ENOENT) return system_error(errno, "unlink", path);
+  return {};
+}
+
+// --- names ------------------------------------------------------------------------------------------
+
+namespace {
+
+Result<ImageRecord> parse_image(std::string_view text) {
+  ASSIGN_OR_RETURN(const oci::internal::Json json, oci::internal::parse_object(text, "an image name's file"));
+  ImageRecord record;
+  ASSIGN_OR_RETURN(const auto name, oci::internal::get_string(json, "name"));
+  ASSIGN_OR_RETURN(const auto type, oci::internal::get_string(json, "mediaType"));
+  ASSIGN_OR_RETURN(const auto digest, oci::internal::get_string(json, "digest"));
+  ASSIGN_OR_RETURN(const auto size, oci::internal::get_integer(json, "size"));
+  ASSIGN_OR_RETURN(const auto created, oci::internal::get_string(json, "created"));
+  record.name = name.value_or("");
+  record.created = created.value_or("");
+  record.descriptor.media_type = type.value_or("");
+  record.descriptor.size = static_cast<uint64_t>(size.value_or(0));
+  ASSIGN_OR_RETURN(record.descriptor.digest, oci::Digest::parse(digest.value_or("")));
+  return record;
+}
+
+}  // namespace
+
+Result<void> Store::set_image(const std::string& canonical_name, const oci::Descriptor& descriptor) {
+  // The same again is not written again: a rebuild that changes nothing writes nothing.
+  ASSIGN_OR_RETURN(const std::optional<ImageRecord> old, image(canonical_name));
+  if (old && old->descriptor.digest == descriptor.digest) return {};
+  const oci::internal::Json json = {{"name", canonical_name},
+                                    {"mediaType", descriptor.media_type},
+                                    {"digest", descriptor.digest.text()},
+                                    {"size", descriptor.size},
+                                    {"created", format_rfc3339(now())}};
+  return write_file_atomically(AT_FDCWD, impl_->image_path(canonical_name), oci::internal::dump(json), Durability::kFsync);
+}
+
+Result<std::optional<ImageRecord>> Store::image(const std::string& canonical_name) {
+  const std::string path = impl_->image_path(canonical_name);
+  ASSIGN_OR_RETURN(const auto text, read_file_if_exists(AT_FDCWD, path, 1 << 20));
+  if (!text) return std::optional<ImageRecord>();
+  ASSIGN_OR_RETURN_WITH(ImageRecord record, parse_image(*text), "reading " + path);
+  return std::optional<ImageRecord>(std::move(record));
+}
+
+Result<std::vector<ImageRecord>> Store::images() {
+  ASSIGN_OR_RETURN(const UniqueFd directory, open_directory(AT_FDCWD, impl_->path + "/images"));
+  ASSIGN_OR_RETURN(const std::vector<std::string> names, list_directory(directory.get()));
+  std::vector<ImageRecord> records;
+  for (const std::string& name : names) {
+    if (name.size() != 64) continue;  // a temporary file of write_file_atomically
+    ASSIGN_OR_RETURN(const auto text, read_file_if_exists(directory.get(), name, 1 << 20));
+    if (!text) continue;
+    ASSIGN_OR_RETURN_WITH(ImageRecord record, parse_image(*text), fmt::format("reading {}/images/{}", impl_->path, name));
+    records.push_back(std::move(record));
+  }
+  std::sort(records.begin(), records.end(), [](const ImageRecord& a, const ImageRecord& b) { return a.name < b.name; });
+  return records;
+}
+
+Result<bool> Store::remove_image(const std::string& canonical_name) {
+  const std::string path = impl_->image_path(canonical_name);
+  if (::unlink(path.c_str()) == 0) return true;
+  if (errno == ENOENT) return false;
+  return system_error(errno, "unlink", path);
+}
+
+// --- records and indexes ------------------------------------------------------------------------------
+
+// Not synced: after a crash of the machine a record is whole, or fails to parse and counts as absent.
+Result<std::optional<std::string>> Store::record(const std::string& key_hex) {
+  return read_file_if_exists(AT_FDCWD, impl_->record_path(key_hex), 16 << 20);
+}
+
+Result<void> Store::put_record(const std::string& key_hex, std::string_view value) {
+  const std::string path = impl_->record_path(key_hex);
+  auto written = write_file_atomically(AT_FDCWD, path, value, Durability::kNone);
+  if (!written && written.error().kind() == ErrorKind::kNotFound) {
+    RETURN_IF_ERROR(make_directories(AT_FDCWD, impl_->path + "/records/" + key_hex.substr(0, 2), 0700));
+    written = write_file_atomically(AT_FDCWD, path, value, Durability::kNone);
+  }
+  if (!written) return full_disk_note(std::move(written).error());
+  return {};
+}
+
+Result<std::optional<std::string>> Store::index(const std::string& name) {
+  return read_file_if_exists(AT_FDCWD, impl_->path + "/indexes/" + name);
+}
+
+Result<void> Store::put_index(const std::string& name, std::string_view value) {
+  return write_file_atomically(AT_FDCWD, impl_->path + "/indexes/" + name, value, Durability::kNone);
+}
+
+}  // namespace lamina::layers

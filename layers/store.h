@@ -1,0 +1,156 @@
+// The store: blobs, layers, image names, build records.
+//
+//   format                    "lamina-store 1\n"
+//   lock                      flock: shared while a program uses the store, exclusive for removal
+//   blobs/sha256/<hex>        verified bytes: manifests, configs, compressed layers, uncompressed tars
+//   layers/<id>/meta          what is known of a layer (JSON, versioned, replaced by rename)
+//   layers/<id>/fs/           its snapshot, when one was made
+//   diffs/<diff id>           → layer id (symlink)
+//   images/<sha256 of name>   name → descriptor (JSON)
+//   records/<2 hex>/<key>     build records, opaque here
+//   indexes/<name>            caches of the builder (context stat index), opaque here
+//   tmp/                      half-made things; what no living process owns is removed at open
+//
+// Everything appears by rename. A layer's meta names the boot (/proc/sys/kernel/random/boot_id) in which it
+// was sealed; after a reboot a layer whose data may not have reached the disk is verified against its DiffId
+// before it is used, and dropped when it differs. Small files are fsynced; bulk data is not.
+#pragma once
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/files.h"
+#include "base/thread_pool.h"
+#include "layers/compression.h"
+#include "layers/entry.h"
+#include "layers/rootfs_view.h"
+#include "oci/blob.h"
+
+namespace lamina::layers {
+
+// Names a layer in one store; never leaves it.
+struct LayerId {
+  std::string value;
+  bool empty() const { return value.empty(); }
+  auto operator<=>(const LayerId&) const = default;
+};
+
+struct LayerInfo {
+  LayerId id;
+  std::optional<oci::DiffId> diff_id;       // unknown until computed
+  std::optional<uint64_t> tar_size;         // bytes of the uncompressed tar
+  bool has_snapshot = false;
+  std::vector<oci::Descriptor> blobs;       // known blobs (present or not) of this layer
+};
+
+// A snapshot being made: `fs` is an overlay upperdir, `work` its workdir, on the store's file system.
+class PendingLayer {
+ public:
+  PendingLayer(PendingLayer&&) noexcept;
+  PendingLayer& operator=(PendingLayer&&) noexcept;
+  ~PendingLayer();  // removes what was not sealed
+  std::string fs() const;
+  std::string work() const;
+
+ private:
+  friend class Store;
+  explicit PendingLayer(TempDir dir);
+  TempDir dir_;
+};
+
+struct SealOptions {
+  std::optional<int64_t> clamp_mtime;  // SOURCE_DATE_EPOCH: later times are written as this one, for ever
+};
+
+enum class LayerForm {
+  kSnapshot,  // a later step needs the files
+  kTar,       // nobody does: only the uncompressed tar is written and hashed in one pass
+};
+
+struct ImageRecord {
+  std::string name;            // canonical reference
+  oci::Descriptor descriptor;  // of a manifest or an index in `blobs`
+  std::string created;         // RFC 3339, when the name was set
+};
+
+// Thread-safe, and safe against other processes that use the same directory at the same time.
+class Store : public oci::BlobSource, public oci::BlobSink {
+ public:
+  // Makes the directory when missing (0700 for an ordinary user). kUnsupported for an unknown format
+  // version, with what to do. Holds the shared lock for its lifetime.
+  static Result<std::unique_ptr<Store>> open(const std::string& path);
+  ~Store() override;
+  const std::string& path() const;
+
+  // --- blobs -----------------------------------------------------------------------------------
+  bool has_blob(const oci::Descriptor& descriptor) override;
+  Result<std::unique_ptr<ByteSource>> open_blob(const oci::Descriptor& descriptor) override;
+  Result<std::unique_ptr<oci::BlobWriter>> create_blob(const oci::Descriptor& descriptor) override;
+  Result<void> remove_blob(const oci::Digest& digest);
+
+  // --- layers ----------------------------------------------------------------------------------
+  Result<PendingLayer> begin_layer();
+  // Moves the directory into the store; the DiffId is computed later, on demand.
+  Result<LayerId> seal(PendingLayer layer, const SealOptions& options);
+  // Makes a layer from entries, in the form asked for.
+  Result<LayerId> add_entries(const EntryList& entries, const SealOptions& options, LayerForm form);
+  // Registers a pulled layer; its bytes may come later (or never, when nobody needs them). The same
+  // DiffId gives the same id.
+  Result<LayerId> add_pulled(const oci::DiffId& diff_id, const oci::Descriptor& blob);
+  std::optional<LayerId> find_layer(const oci::DiffId& diff_id);
+  // kNotFound when the layer is gone or was dropped as damaged: the record that names it is then void.
+  Result<LayerInfo> layer_info(const LayerId& id);
+
+  // The forms. Each is made at most once; concurrent callers wait for the one who makes it.
+  // Snapshots of a whole stack, bottom first, as absolute paths; missing blobs are read from `remote` (may be
+  // null) and kept, unpacked while they arrive, layers in parallel on `pool`. A layer whose tar names no
+  // entry for some parent directory is unpacked for this stack (chain) alone.
+  Result<std::vector<std::string>> snapshots(std::span<const LayerId> stack, ThreadPool& pool,
+                                             oci::BlobSource* remote);
+  Result<oci::DiffId> diff_id(const LayerId& id);
+  // The uncompressed tar as a stream, from whichever form exists; `remote` as above.
+  Result<std::unique_ptr<ByteSource>> open_tar(const LayerId& id, oci::BlobSource* remote);
+  // A blob of the layer in `blobs`, made when missing. Without options.force any blob known for the layer
+  // serves when it has the type asked for, and a pulled one always does.
+  Result<oci::Descriptor> blob(const LayerId& id, const CompressionOptions& options, ThreadPool& pool);
+  // The descriptor that an uncompressed local manifest uses: media type tar, digest = DiffId.
+  Result<oci::Descriptor> tar_descriptor(const LayerId& id);
+
+  // --- names -----------------------------------------------------------------------------------
+  Result<void> set_image(const std::string& canonical_name, const oci::Descriptor& descriptor);
+  Result<std::optional<ImageRecord>> image(const std::string& canonical_name);
+  Result<std::vector<ImageRecord>> images();  // sorted by name
+  // False when there was none.
+  Result<bool> remove_image(const std::string& canonical_name);
+
+  // --- records and indexes, opaque ---------------------------------------------------------------
+  Result<std::optional<std::string>> record(const std::string& key_hex);
+  Result<void> put_record(const std::string& key_hex, std::string_view value);
+  Result<std::optional<std::string>> index(const std::string& name);
+  Result<void> put_index(const std::string& name, std::string_view value);
+
+  // --- housekeeping ------------------------------------------------------------------------------
+  struct Usage {
+    uint64_t blob_bytes = 0, layer_bytes = 0, other_bytes = 0;  // allocated blocks
+    size_t blobs = 0, layers = 0, images = 0, records = 0;
+  };
+  Result<Usage> usage();
+  // Removes what no image name needs: with `all` the build records go too (and with them the layers only
+  // they hold). Layer ids held by a record are found by calling `layers_of_record` on its value. Fails with
+  // kUnavailable when another process uses the store.
+  using LayersOfRecord = std::function<std::vector<LayerId>(std::string_view record)>;
+  Result<uint64_t> prune(bool all, const LayersOfRecord& layers_of_record);
+
+ private:
+  struct Impl;
+  explicit Store(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace lamina::layers

@@ -1,0 +1,280 @@
+// The forms of a layer, made from one another when they are asked for.
+#include <fmt/format.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <future>
+
+#include "layers/compression.h"
+#include "layers/internal/store_impl.h"
+#include "layers/snapshot.h"
+#include "layers/tar.h"
+
+namespace lamina::layers {
+namespace {
+
+bool exists(const std::string& path) { return ::faccessat(AT_FDCWD, path.c_str(), F_OK, 0) == 0; }
+
+// The name of a snapshot that belongs to one stack.
+std::string chain_name(std::span<const LayerId> stack, size_t at) {
+  std::string below;
+  for (size_t i = 0; i < at; ++i) below += stack[i].value + "\n";
+  return "chain-" + sha256_hex(below).substr(0, 32);
+}
+
+// Reads a blob from elsewhere and keeps it in the store on the way; published when the end is reached.
+class KeepingSource : public ByteSource {
+ public:
+  KeepingSource(std::unique_ptr<ByteSource> source, std::unique_ptr<oci::BlobWriter> writer)
+      : source_(std::move(source)), writer_(std::move(writer)) {}
+
+  Result<size_t> read(std::span<std::byte> buffer) override {
+    if (!writer_) return size_t{0};
+    ASSIGN_OR_RETURN(const size_t n, source_->read(buffer));
+    if (n != 0) {
+      RETURN_IF_ERROR(writer_->write(buffer.first(n)));
+      return n;
+    }
+    RETURN_IF_ERROR(writer_->commit());
+    writer_.reset();
+    return size_t{0};
+  }
+
+ private:
+  std::unique_ptr<ByteSource> source_;
+  std::unique_ptr<oci::BlobWriter> writer_;
+};
+
+}  // namespace
+
+// --- tar --------------------------------------------------------------------------------------------
+
+Result<void> Store::Impl::write_tar(const LayerId& id, const LayerMeta& known, ByteSink& sink) const {
+  ASSIGN_OR_RETURN(const auto reader, SnapshotReader::open(layer_path(id) + "/fs"));
+  reader->leave_out(known.implicit_directories);
+  TarWriter writer(sink, known.clamp_mtime);
+  while (true) {
+    ASSIGN_OR_RETURN(const std::optional<Entry> entry, reader->next());
+    if (!entry) return writer.finish();
+    RETURN_IF_ERROR(writer.add(*entry));
+  }
+}
+
+Result<std::unique_ptr<ByteSource>> Store::Impl::open_tar(const LayerId& id, const LayerMeta& known, oci::BlobSource* remote, bool keep) {
+  if (known.diff_id && blob_exists(known.diff_id->as_uncompressed_digest())) {
+    ASSIGN_OR_RETURN(UniqueFd fd, open_at(AT_FDCWD, blob_path(known.diff_id->as_uncompressed_digest()), O_RDONLY));
+    return std::unique_ptr<ByteSource>(new FdSource(std::move(fd)));
+  }
+  for (const LayerBlob& blob : known.blobs) {
+    if (!self->has_blob(blob.descriptor)) continue;
+    ASSIGN_OR_RETURN(auto stream, self->open_blob(blob.descriptor));
+    return decompress(read_ahead(std::move(stream)));
+  }
+  if (!known.pulled && exists(layer_path(id) + "/fs")) {
+    return produced_by([this, id, known](ByteSink& sink) { return write_tar(id, known, sink); });
+  }
+  if (remote == nullptr || known.blobs.empty()) {
+    return Error(ErrorKind::kNotFound, fmt::format("the bytes of layer {} are not in the store", known.diff_id ? known.diff_id->text() : id.value))
+        .with_note("pull or build the image again");
+  }
+  const oci::Descriptor& blob = known.blobs.front().descriptor;
+  ASSIGN_OR_RETURN(auto stream, remote->open_blob(blob));
+  if (keep) {
+    ASSIGN_OR_RETURN(auto writer, self->create_blob(blob));
+    stream = std::make_unique<KeepingSource>(std::move(stream), std::move(writer));
+  }
+  return decompress(read_ahead(std::move(stream)));
+}
+
+Result<std::unique_ptr<ByteSource>> Store::open_tar(const LayerId& id, oci::BlobSource* remote) {
+  ASSIGN_OR_RETURN(const LayerMeta meta, impl_->meta(id));
+  return impl_->open_tar(id, meta, remote, false);
+}
+
+// --- identity ---------------------------------------------------------------------------------------
+
+Result<void> Store::Impl::learn_diff_id(const LayerId& id, const StreamSummary& summary) {
+  const oci::DiffId diff_id = oci::DiffId::from_bytes(summary.sha256);
+  RETURN_IF_ERROR(update_meta(id, [&](LayerMeta& m) {
+    m.diff_id = diff_id;
+    m.tar_size = summary.size;
+  }));
+  return link_diff(diff_id, id);
+}
+
+Result<oci::DiffId> Store::diff_id(const LayerId& id) {
+  ASSIGN_OR_RETURN(LayerMeta meta, impl_->meta(id));
+  if (meta.diff_id) return *meta.diff_id;
+  const auto slot = impl_->flights.enter("forms " + id.value);
+  ASSIGN_OR_RETURN(meta, impl_->meta(id));
+  if (!meta.diff_id) {
+    HashingWriter hash(-1);
+    RETURN_IF_ERROR(impl_->write_tar(id, meta, hash));
+    ASSIGN_OR_RETURN(const StreamSummary summary, hash.finish());
+    RETURN_IF_ERROR(impl_->learn_diff_id(id, summary));
+    return oci::DiffId::from_bytes(summary.sha256);
+  }
+  return *meta.diff_id;
+}
+
+Result<oci::Descriptor> Store::tar_descriptor(const LayerId& id) {
+  oci::Descriptor descriptor;
+  descriptor.media_type = oci::media_type::kOciLayer;
+  ASSIGN_OR_RETURN(const oci::DiffId known, diff_id(id));
+  descriptor.digest = known.as_uncompressed_digest();
+  ASSIGN_OR_RETURN(LayerMeta meta, impl_->meta(id));
+  if (!meta.tar_size) {
+    ASSIGN_OR_RETURN(const auto tar, impl_->open_tar(id, meta, nullptr, false));
+    FunctionSink nowhere([](std::span<const std::byte>) -> Result<void> { return {}; });
+    ASSIGN_OR_RETURN(const uint64_t size, copy_stream(*tar, nowhere));
+    ASSIGN_OR_RETURN(meta, impl_->update_meta(id, [&](LayerMeta& m) { m.tar_size = size; }));
+  }
+  descriptor.size = *meta.tar_size;
+  return descriptor;
+}
+
+// --- compressed -------------------------------------------------------------------------------------
+
+namespace {
+
+const LayerBlob* serving_blob(const LayerMeta& meta, const CompressionOptions& options) {
+  for (const LayerBlob& blob : meta.blobs) {
+    const bool same_type = oci::layer_compression(blob.descriptor.media_type) == options.type;
+    if (options.force ? same_type && !blob.pulled && blob.level == options.level : same_type || blob.pulled) return &blob;
+  }
+  return nullptr;
+}
+
+}  // namespace
+
+// One pass over the tar gives the DiffId, when it is not known yet, and the compressed blob.
+Result<oci::Descriptor> Store::blob(const LayerId& id, const CompressionOptions& options, ThreadPool& pool) {
+  RETURN_IF_ERROR(check(options));
+  if (options.type == oci::Compression::kNone) return tar_descriptor(id);
+  const auto slot = impl_->flights.enter("forms " + id.value);
+  ASSIGN_OR_RETURN(const LayerMeta meta, impl_->meta(id));
+  if (const LayerBlob* known = serving_blob(meta, options); known != nullptr && (known->pulled || has_blob(known->descriptor))) {
+    return known->descriptor;
+  }
+  ASSIGN_OR_RETURN(ScratchFile file, ScratchFile::create(impl_->scratch));
+  HashingWriter compressed_hash(file.fd());
+  ASSIGN_OR_RETURN(const auto compressor, compress_to(compressed_hash, options, pool));
+  HashingWriter tar_hash(-1);
+  TeeSink both(tar_hash, *compressor);
+  if (!meta.pulled && exists(impl_->layer_path(id) + "/fs")) {
+    RETURN_IF_ERROR(impl_->write_tar(id, meta, both));
+  } else {
+    ASSIGN_OR_RETURN(const auto tar, impl_->open_tar(id, meta, nullptr, false));
+    RETURN_IF_ERROR(copy_stream(*tar, both));
+  }
+  RETURN_IF_ERROR(compressor->finish());
+  ASSIGN_OR_RETURN(const StreamSummary tar_summary, tar_hash.finish());
+  ASSIGN_OR_RETURN(const StreamSummary summary, compressed_hash.finish());
+  if (!meta.diff_id) {
+    RETURN_IF_ERROR(impl_->learn_diff_id(id, tar_summary));
+  } else if (*meta.diff_id != oci::DiffId::from_bytes(tar_summary.sha256)) {
+    return Error(ErrorKind::kCorrupt, fmt::format("layer {} in the store is damaged: its files no longer have that digest", meta.diff_id->text()))
+        .with_note("something changed files below " + impl_->path + "; build prune --all removes everything that was built");
+  }
+  oci::Descriptor descriptor;
+  descriptor.media_type = oci::oci_layer_type(options.type);
+  descriptor.digest = oci::Digest::from_bytes(summary.sha256);
+  descriptor.size = summary.size;
+  RETURN_IF_ERROR(file.publish(impl_->blob_path(descriptor.digest), summary.size));
+  RETURN_IF_ERROR(impl_->update_meta(id, [&](LayerMeta& m) {
+    std::erase_if(m.blobs, [&](const LayerBlob& b) { return b.descriptor.digest == descriptor.digest; });
+    m.blobs.push_back({descriptor, false, options.level});
+  }));
+  return descriptor;
+}
+
+// --- snapshots --------------------------------------------------------------------------------------
+
+std::string Store::Impl::find_snapshot(std::span<const LayerId> stack, size_t at) const {
+  const std::string layer = layer_path(stack[at]);
+  if (exists(layer + "/fs")) return layer + "/fs";
+  const std::string own = layer + "/" + chain_name(stack, at);
+  return exists(own) ? own : std::string();
+}
+
+Result<std::string> Store::Impl::unpack(std::span<const LayerId> stack, size_t at, const SnapshotWriter::ViewBelow& below, oci::BlobSource* remote) {
+  const LayerId& id = stack[at];
+  const auto slot = flights.enter("forms " + id.value);
+  if (std::string made = find_snapshot(stack, at); !made.empty()) return made;
+  ASSIGN_OR_RETURN(const LayerMeta known, meta(id));
+  ASSIGN_OR_RETURN(PendingLayer pending, self->begin_layer());
+  ASSIGN_OR_RETURN(const UniqueFd root, open_directory(AT_FDCWD, pending.fs()));
+  ASSIGN_OR_RETURN(auto tar, open_tar(id, known, remote, true));
+  HashingSource hashed(read_ahead(std::move(tar)));
+  TarReader reader(hashed);
+  SnapshotWriter writer(root.get(), below);
+  while (true) {
+    ASSIGN_OR_RETURN(const std::optional<Entry> entry, reader.next());
+    if (!entry) break;
+    RETURN_IF_ERROR(writer.add(*entry, &reader.content()));
+  }
+  FunctionSink nowhere([](std::span<const std::byte>) -> Result<void> { return {}; });
+  RETURN_IF_ERROR(copy_stream(hashed, nowhere));
+  RETURN_IF_ERROR(writer.finish());
+  const StreamSummary& summary = hashed.summary();
+  if (known.diff_id && oci::DiffId::from_bytes(summary.sha256) != *known.diff_id) {
+    return Error(ErrorKind::kCorrupt, fmt::format("layer {} is damaged: its uncompressed bytes have the digest {}", known.diff_id->text(), oci::DiffId::from_bytes(summary.sha256).text()));
+  }
+  if (!known.tar_size) {
+    RETURN_IF_ERROR(update_meta(id, [&](LayerMeta& m) { m.tar_size = summary.size; }));
+  }
+  const std::string place = layer_path(id) + "/" + (writer.used_implicit_parents() && at > 0 ? chain_name(stack, at) : "fs");
+  if (::rename(pending.fs().c_str(), place.c_str()) != 0 && errno != ENOTEMPTY && errno != EEXIST) {
+    return system_error(errno, "rename", place);
+  }
+  return place;
+}
+
+Result<std::vector<std::string>> Store::snapshots(std::span<const LayerId> stack, ThreadPool& pool, oci::BlobSource* remote) {
+  std::vector<std::string> made(stack.size());
+  std::vector<std::shared_future<Result<std::string>>> futures(stack.size());
+  const std::vector<LayerId> ids(stack.begin(), stack.end());
+  bool complete = true;
+  for (size_t i = 0; i < ids.size(); ++i) {
+    RETURN_IF_ERROR(impl_->meta(ids[i]));
+    made[i] = impl_->find_snapshot(ids, i);
+    complete = complete && !made[i].empty();
+  }
+  if (complete) return made;
+  // Bottom first: a task waits for tasks before it only, which have started then.
+  for (size_t i = 0; i < ids.size(); ++i) {
+    if (!made[i].empty()) continue;
+    const auto below = [&made, &futures, i]() -> Result<std::shared_ptr<const RootfsView>> {
+      std::vector<std::string> directories;
+      for (size_t j = 0; j < i; ++j) {
+        if (!futures[j].valid()) {
+          directories.push_back(made[j]);
+          continue;
+        }
+        Result<std::string> directory = futures[j].get();
+        if (!directory) return std::move(directory).error();
+        directories.push_back(*std::move(directory));
+      }
+      ASSIGN_OR_RETURN(std::shared_ptr<RootfsView> view, RootfsView::open(directories));
+      return std::shared_ptr<const RootfsView>(std::move(view));
+    };
+    futures[i] = pool.submit([this, &ids, i, below, remote] { return impl_->unpack(ids, i, below, remote); }).share();
+  }
+  // All are waited for, also after an error: they use this frame.
+  std::optional<Error> first;
+  for (size_t i = 0; i < ids.size(); ++i) {
+    if (!futures[i].valid()) continue;
+    Result<std::string> directory = futures[i].get();
+    if (directory) {
+      made[i] = *std::move(directory);
+    } else if (!first) {
+      first = std::move(directory).error();
+    }
+  }
+  if (first) return std::move(*first);
+  return made;
+}
+
+}  // namespace lamina::layers

@@ -1,0 +1,236 @@
+// Layers of the store: what is known of each, and how one gets in.
+#include <fmt/format.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+
+#include "base/scope_exit.h"
+#include "layers/internal/store_impl.h"
+#include "layers/snapshot.h"
+#include "layers/tar.h"
+
+namespace lamina::layers {
+namespace {
+
+Error no_layer(const LayerId& id) {
+  return Error(ErrorKind::kNotFound, fmt::format("layer {} is no longer in the store", id.value));
+}
+
+bool exists(const std::string& path) { return ::faccessat(AT_FDCWD, path.c_str(), F_OK, AT_SYMLINK_NOFOLLOW) == 0; }
+
+}  // namespace
+
+// --- metas ------------------------------------------------------------------------------------------
+
+Result<LayerMeta> Store::Impl::read_meta(const LayerId& id) const {
+  ASSIGN_OR_RETURN(const auto text, read_file_if_exists(AT_FDCWD, layer_path(id) + "/meta", 64 << 20));
+  if (!text) return no_layer(id);
+  return LayerMeta::parse(*text);
+}
+
+Result<LayerMeta> Store::Impl::meta(const LayerId& id) {
+  if (id.empty()) return Error(ErrorKind::kInternal, "an empty layer id was asked for");
+  {
+    auto known = metas.lock();
+    if (const auto it = known->find(id); it != known->end()) return it->second;
+  }
+  auto found = read_meta(id);
+  if (found && found->boot_id != boot_id) {
+    const auto slot = flights.enter("verify " + id.value);
+    found = read_meta(id);
+    if (found && found->boot_id != boot_id) found = verify_after_reboot(id, *std::move(found));
+  }
+  if (!found) return no_layer(id);
+  (*metas.lock())[id] = *found;
+  return found;
+}
+
+// Bulk data is not synced when it is written. What a crash of the machine may have torn is found here: blobs
+// by their digests, the snapshot of a built layer by its DiffId. The snapshot of a pulled one is made again.
+Result<LayerMeta> Store::Impl::verify_after_reboot(const LayerId& id, LayerMeta found) {
+  const auto check_blob = [&](const oci::Descriptor& blob) {
+    if (!blob_exists(blob.digest)) return;
+    auto stream = self->open_blob(blob);
+    FunctionSink nowhere([](std::span<const std::byte>) -> Result<void> { return {}; });
+    if (!stream || !copy_stream(**stream, nowhere)) ignore_error(self->remove_blob(blob.digest), "it is damaged");
+  };
+  for (const LayerBlob& blob : found.blobs) check_blob(blob.descriptor);
+  const std::string snapshot = layer_path(id) + "/fs";
+  bool sound = found.pulled;
+  if (found.diff_id && found.tar_size) {
+    oci::Descriptor tar;
+    tar.digest = found.diff_id->as_uncompressed_digest();
+    tar.size = *found.tar_size;
+    check_blob(tar);
+    sound = sound || blob_exists(tar.digest);
+  }
+  if (found.pulled) {
+    ASSIGN_OR_RETURN(const UniqueFd directory, open_directory(AT_FDCWD, layer_path(id)));
+    ASSIGN_OR_RETURN(const std::vector<std::string> names, list_directory(directory.get()));
+    for (const std::string& name : names) {
+      if (name != "meta") RETURN_IF_ERROR(remove_tree(directory.get(), name));
+    }
+  } else if (exists(snapshot) && found.diff_id) {
+    HashingWriter hash(-1);
+    const auto written = write_tar(id, found, hash);
+    auto summary = hash.finish();
+    if (written && summary && oci::DiffId::from_bytes(summary->sha256) == *found.diff_id) {
+      sound = true;
+    } else {
+      RETURN_IF_ERROR(remove_tree(AT_FDCWD, snapshot));
+    }
+  }
+  if (!sound) {
+    RETURN_IF_ERROR(drop_layer(id));
+    return no_layer(id);
+  }
+  found.boot_id = boot_id;
+  RETURN_IF_ERROR(write_file_atomically(AT_FDCWD, layer_path(id) + "/meta", found.to_json(), Durability::kNone, 0600));
+  return found;
+}
+
+Result<LayerMeta> Store::Impl::update_meta(const LayerId& id, const std::function<void(LayerMeta&)>& change) {
+  ASSIGN_OR_RETURN(const FileLock only, FileLock::acquire(AT_FDCWD, path + "/layers/.update", FileLock::Mode::kExclusive));
+  ASSIGN_OR_RETURN(LayerMeta updated, read_meta(id));
+  change(updated);
+  RETURN_IF_ERROR(write_file_atomically(AT_FDCWD, layer_path(id) + "/meta", updated.to_json(), Durability::kNone, 0600));
+  (*metas.lock())[id] = updated;
+  return updated;
+}
+
+Result<void> Store::Impl::drop_layer(const LayerId& id) {
+  metas.lock()->erase(id);
+  // Out of sight first, so that nobody finds half of it.
+  ASSIGN_OR_RETURN(const std::string directory, scratch.directory());
+  const std::string away = directory + "/" + temporary_name("dropped");
+  if (::rename(layer_path(id).c_str(), away.c_str()) != 0) {
+    if (errno == ENOENT) return {};
+    return system_error(errno, "rename", layer_path(id));
+  }
+  return remove_tree(AT_FDCWD, away);
+}
+
+Result<void> Store::Impl::link_diff(const oci::DiffId& diff_id, const LayerId& id) {
+  const std::string link = diff_path(diff_id);
+  if (::symlink(id.value.c_str(), link.c_str()) == 0) return {};
+  if (errno != EEXIST) return system_error(errno, "symlink", link);
+  if (self->find_layer(diff_id)) return {};
+  const std::string fresh = link + "." + temporary_name("new");
+  if (::symlink(id.value.c_str(), fresh.c_str()) != 0) return system_error(errno, "symlink", fresh);
+  if (::rename(fresh.c_str(), link.c_str()) != 0) return system_error(errno, "rename", link);
+  return {};
+}
+
+std::optional<LayerId> Store::find_layer(const oci::DiffId& diff_id) {
+  std::string target(256, '\0');
+  const ssize_t size = ::readlink(impl_->diff_path(diff_id).c_str(), target.data(), target.size());
+  if (size <= 0) return std::nullopt;
+  target.resize(static_cast<size_t>(size));
+  LayerId id{target};
+  if (target.find('/') != std::string::npos || !impl_->meta(id)) return std::nullopt;
+  return id;
+}
+
+Result<LayerInfo> Store::layer_info(const LayerId& id) {
+  ASSIGN_OR_RETURN(const LayerMeta meta, impl_->meta(id));
+  LayerInfo info;
+  info.id = id;
+  info.diff_id = meta.diff_id;
+  info.tar_size = meta.tar_size;
+  info.has_snapshot = exists(impl_->layer_path(id) + "/fs");
+  for (const LayerBlob& blob : meta.blobs) info.blobs.push_back(blob.descriptor);
+  return info;
+}
+
+// --- new layers -------------------------------------------------------------------------------------
+
+PendingLayer::PendingLayer(TempDir dir) : dir_(std::move(dir)) {}
+PendingLayer::PendingLayer(PendingLayer&&) noexcept = default;
+PendingLayer& PendingLayer::operator=(PendingLayer&&) noexcept = default;
+PendingLayer::~PendingLayer() = default;
+std::string PendingLayer::fs() const { return dir_.path() + "/fs"; }
+std::string PendingLayer::work() const { return dir_.path() + "/work"; }
+
+Result<PendingLayer> Store::begin_layer() {
+  ASSIGN_OR_RETURN(const std::string directory, impl_->scratch.directory());
+  ASSIGN_OR_RETURN(TempDir dir, TempDir::create(directory, "layer"));
+  PendingLayer layer(std::move(dir));
+  for (const std::string& part : {layer.fs(), layer.work()}) {
+    if (::mkdir(part.c_str(), 0755) != 0) return system_error(errno, "mkdir", part);
+    // The umask is no property of an image.
+    if (::chmod(part.c_str(), 0755) != 0) return system_error(errno, "chmod", part);
+  }
+  return layer;
+}
+
+Result<LayerId> Store::Impl::publish_layer(PendingLayer layer, LayerMeta fresh) {
+  const LayerId id{temporary_name("b")};
+  RETURN_IF_ERROR(remove_tree(AT_FDCWD, layer.work()));
+  fresh.boot_id = boot_id;
+  RETURN_IF_ERROR(write_file_atomically(AT_FDCWD, layer.dir_.path() + "/meta", fresh.to_json(), Durability::kNone, 0600));
+  if (::rename(layer.dir_.path().c_str(), layer_path(id).c_str()) != 0) return system_error(errno, "rename", layer_path(id));
+  layer.dir_.release();
+  (*metas.lock())[id] = fresh;
+  if (fresh.diff_id) RETURN_IF_ERROR(link_diff(*fresh.diff_id, id));
+  return id;
+}
+
+Result<LayerId> Store::seal(PendingLayer layer, const SealOptions& options) {
+  LayerMeta meta;
+  meta.clamp_mtime = options.clamp_mtime;
+  return impl_->publish_layer(std::move(layer), std::move(meta));
+}
+
+Result<LayerId> Store::add_entries(const EntryList& entries, const SealOptions& options, LayerForm form) {
+  ASSIGN_OR_RETURN(PendingLayer layer, begin_layer());
+  LayerMeta meta;
+  meta.clamp_mtime = options.clamp_mtime;
+  if (form == LayerForm::kSnapshot) {
+    ASSIGN_OR_RETURN(const UniqueFd root, open_directory(AT_FDCWD, layer.fs()));
+    SnapshotWriter writer(root.get(), nullptr);
+    for (const Entry& entry : entries) RETURN_IF_ERROR(writer.add(entry, nullptr));
+    RETURN_IF_ERROR(writer.finish());
+    meta.implicit_directories = writer.implicit_directories();
+    return impl_->publish_layer(std::move(layer), std::move(meta));
+  }
+  ASSIGN_OR_RETURN(ScratchFile file, ScratchFile::create(impl_->scratch));
+  HashingWriter hash(file.fd());
+  TarWriter writer(hash, options.clamp_mtime);
+  for (const Entry& entry : entries) RETURN_IF_ERROR(writer.add(entry));
+  RETURN_IF_ERROR(writer.finish());
+  ASSIGN_OR_RETURN(const StreamSummary summary, hash.finish());
+  meta.diff_id = oci::DiffId::from_bytes(summary.sha256);
+  meta.tar_size = summary.size;
+  RETURN_IF_ERROR(file.publish(impl_->blob_path(meta.diff_id->as_uncompressed_digest()), summary.size));
+  if (const auto same = find_layer(*meta.diff_id)) return *same;
+  RETURN_IF_ERROR(remove_tree(AT_FDCWD, layer.fs()));
+  return impl_->publish_layer(std::move(layer), std::move(meta));
+}
+
+Result<LayerId> Store::add_pulled(const oci::DiffId& diff_id, const oci::Descriptor& blob) {
+  const bool is_tar = oci::layer_compression(blob.media_type) == oci::Compression::kNone &&
+                      blob.digest == diff_id.as_uncompressed_digest();
+  oci::Descriptor bare = blob;
+  bare.annotations.clear();
+  const auto slot = impl_->flights.enter("pulled " + diff_id.hex());
+  if (const auto known = find_layer(diff_id)) {
+    ASSIGN_OR_RETURN(const LayerMeta meta, impl_->meta(*known));
+    const bool listed = std::any_of(meta.blobs.begin(), meta.blobs.end(), [&](const LayerBlob& b) { return b.descriptor.digest == bare.digest; });
+    if (!is_tar && !listed) {
+      RETURN_IF_ERROR(impl_->update_meta(*known, [&](LayerMeta& m) { m.blobs.push_back({bare, true, {}}); }));
+    }
+    return *known;
+  }
+  LayerMeta meta;
+  meta.pulled = true;
+  meta.diff_id = diff_id;
+  meta.blobs.push_back({bare, true, {}});
+  if (is_tar) meta.tar_size = blob.size;
+  ASSIGN_OR_RETURN(PendingLayer layer, begin_layer());
+  RETURN_IF_ERROR(remove_tree(AT_FDCWD, layer.fs()));
+  return impl_->publish_layer(std::move(layer), std::move(meta));
+}
+
+}  // namespace lamina::layers
