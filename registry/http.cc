@@ -1,0 +1,279 @@
+#include "registry/internal/http.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "base/text.h"
+#include "registry/internal/curl_api.h"
+
+namespace lamina::registry::internal {
+
+namespace {
+
+// The body waits here between curl and read(); curl is paused above this.
+constexpr size_t kHighWater = 1 << 20;
+constexpr long kConnectTimeoutMs = 15000;
+// Slower than a byte a second for this long is dead, however slow the network is.
+constexpr long kStallSeconds = 60;
+constexpr size_t kMaxHeaderBytes = 256 * 1024;
+
+}  // namespace
+
+struct HttpSession::Impl {
+  const CurlApi* api = nullptr;
+  CURL* easy = nullptr;
+  CURLM* multi = nullptr;
+  curl_slist* headers = nullptr;
+  bool active = false;
+  bool ended = false;     // curl is done with the exchange
+  CURLcode result = CURLE_OK;
+  bool headers_done = false;
+  bool paused = false;
+  size_t header_bytes = 0;
+  HttpResponse response;
+  std::string buffer;
+  size_t taken = 0;
+  std::stop_token stop;
+  // The request's body.
+  std::string text_body;
+  size_t text_sent = 0;
+  ByteSource* source = nullptr;
+  std::optional<Error> source_error;
+
+  ~Impl() {
+    if (api == nullptr) return;
+    end();
+    if (easy != nullptr) api->curl_easy_cleanup(easy);
+    if (multi != nullptr) api->curl_multi_cleanup(multi);
+  }
+
+  void end() {
+    if (active) api->curl_multi_remove_handle(multi, easy);
+    if (headers != nullptr) api->curl_slist_free_all(headers);
+    headers = nullptr;
+    active = false;
+  }
+
+  // --- called by curl through C frames ------------------------------------------------------------
+  static size_t on_body(char* data, size_t, size_t n, void* p) {
+    auto* self = static_cast<Impl*>(p);
+    if (self->buffer.size() - self->taken > kHighWater) {
+      self->paused = true;
+      return CURL_WRITEFUNC_PAUSE;
+    }
+    self->buffer.append(data, n);
+    return n;
+  }
+
+  static size_t on_header(char* data, size_t, size_t n, void* p) {
+    auto* self = static_cast<Impl*>(p);
+    self->header_bytes += n;
+    if (self->header_bytes > kMaxHeaderBytes) return 0;
+    const std::string_view line = trim(std::string_view(data, n));
+    if (line.substr(0, 5) == "HTTP/") {  // also after 100 Continue
+      self->response.headers.clear();
+      self->headers_done = false;
+      const size_t space = line.find(' ');
+      self->response.status = static_cast<int>(parse_uint(line.substr(space == std::string_view::npos ? line.size() : space + 1, 3)).value_or(0));
+    } else if (line.empty()) {
+      self->headers_done = self->response.status >= 200;
+    } else if (const size_t colon = line.find(':'); colon != std::string_view::npos) {
+      std::string& value = self->response.headers[to_lower(line.substr(0, colon))];
+      value += (value.empty() ? "" : ", ") + std::string(trim(line.substr(colon + 1)));
+    }
+    return n;
+  }
+
+  static size_t on_send(char* out, size_t, size_t room, void* p) {
+    auto* self = static_cast<Impl*>(p);
+    if (self->source == nullptr) {
+      const size_t n = std::min(room, self->text_body.size() - self->text_sent);
+      std::memcpy(out, self->text_body.data() + self->text_sent, n);
+      self->text_sent += n;
+      return n;
+    }
+    auto n = self->source->read(std::span(reinterpret_cast<std::byte*>(out), room));
+    if (!n) {
+      self->source_error = std::move(n).error();
+      return CURL_READFUNC_ABORT;
+    }
+    return *n;
+  }
+
+  template <typename T>
+  void set(CURLoption option, T value) {
+    api->curl_easy_setopt(easy, option, value);
+  }
+
+  Result<void> prepare(const HttpRequest& request) {
+    if (api == nullptr) {
+      ASSIGN_OR_RETURN(api, curl_api());
+      easy = api->curl_easy_init();
+      multi = api->curl_multi_init();
+      if (easy == nullptr || multi == nullptr) return Error(ErrorKind::kInternal, "curl cannot be initialised");
+    }
+    end();
+    api->curl_easy_reset(easy);
+    ended = headers_done = paused = false;
+    header_bytes = 0;
+    result = CURLE_OK;
+    response = {};
+    buffer.clear();
+    taken = 0;
+    text_body = request.body;
+    text_sent = 0;
+    source = request.body_source;
+    source_error.reset();
+    set(CURLOPT_URL, request.url.c_str());
+    set(CURLOPT_NOSIGNAL, 1L);
+    set(CURLOPT_PROTOCOLS_STR, "http,https");
+    set(CURLOPT_CONNECTTIMEOUT_MS, kConnectTimeoutMs);
+    set(CURLOPT_LOW_SPEED_LIMIT, 1L);
+    set(CURLOPT_LOW_SPEED_TIME, kStallSeconds);
+    set(CURLOPT_HTTP_VERSION, static_cast<long>(CURL_HTTP_VERSION_2TLS));
+    set(CURLOPT_BUFFERSIZE, 256L * 1024);
+    set(CURLOPT_UPLOAD_BUFFERSIZE, 512L * 1024);
+    set(CURLOPT_TCP_NODELAY, 1L);
+    // Loopback never goes through a proxy, whatever the environment says.
+    set(CURLOPT_NOPROXY, no_proxy().c_str());
+    set(CURLOPT_WRITEFUNCTION, &Impl::on_body);
+    set(CURLOPT_WRITEDATA, static_cast<void*>(this));
+    set(CURLOPT_HEADERFUNCTION, &Impl::on_header);
+    set(CURLOPT_HEADERDATA, static_cast<void*>(this));
+    for (const std::string& h : request.headers) headers = api->curl_slist_append(headers, h.c_str());
+    headers = api->curl_slist_append(headers, "Expect:");
+    set_method(request);
+    set(CURLOPT_HTTPHEADER, headers);
+    api->curl_multi_add_handle(multi, easy);
+    active = true;
+    return {};
+  }
+
+  void set_method(const HttpRequest& request) {
+    if (request.method == "HEAD") {
+      set(CURLOPT_NOBODY, 1L);
+    } else if (request.has_body) {
+      set(CURLOPT_UPLOAD, 1L);
+      set(CURLOPT_CUSTOMREQUEST, request.method.c_str());
+      set(CURLOPT_READFUNCTION, &Impl::on_send);
+      set(CURLOPT_READDATA, static_cast<void*>(this));
+      set(CURLOPT_INFILESIZE_LARGE, static_cast<curl_off_t>(request.body_source != nullptr ? request.body_size : request.body.size()));
+    } else if (request.method != "GET") {
+      set(CURLOPT_CUSTOMREQUEST, request.method.c_str());
+      if (request.method == "POST" || request.method == "PUT") headers = api->curl_slist_append(headers, "Content-Length: 0");
+    }
+  }
+
+  static std::string no_proxy() {
+    std::string out = "localhost,127.0.0.1,::1";
+    for (const char* name : {"no_proxy", "NO_PROXY"}) {
+      if (const char* value = std::getenv(name); value != nullptr && *value != 0) return out + "," + value;  // NOLINT(concurrency-mt-unsafe)
+    }
+    return out;
+  }
+
+  // One round of work; waits at most a little, so that a stop request is seen.
+  Result<void> step() {
+    if (stop.stop_requested()) return Error(ErrorKind::kCancelled, "interrupted");
+    int running = 0;
+    api->curl_multi_perform(multi, &running);
+    int left = 0;
+    while (const CURLMsg* message = api->curl_multi_info_read(multi, &left)) {
+      if (message->msg != CURLMSG_DONE) continue;
+      ended = true;
+      result = message->data.result;
+    }
+    if (source_error) return *source_error;
+    if (ended && result != CURLE_OK) return transport_error();
+    return {};
+  }
+  void wait() { api->curl_multi_poll(multi, nullptr, 0, 200, nullptr); }
+
+  Error transport_error() const {
+    std::string text = api->curl_easy_strerror(result);
+    Error error(ErrorKind::kUnavailable, text);
+    switch (result) {
+      case CURLE_COULDNT_RESOLVE_HOST: return std::move(error).with_note("check the host's name, and the DNS of this machine");
+      case CURLE_COULDNT_CONNECT: return Error(ErrorKind::kUnavailable, "connection refused or impossible").with_note("check that the registry runs and that address and port are right");
+      case CURLE_PEER_FAILED_VERIFICATION: return Error(ErrorKind::kDenied, "the server's certificate is not trusted: " + text).with_note("install the CA's certificate on this machine (update-ca-certificates)");
+      case CURLE_SSL_CONNECT_ERROR: return std::move(error).with_note("the server may speak plain HTTP; if that is meant, allow it with --insecure-registry HOST");
+      case CURLE_OPERATION_TIMEDOUT: return Error(ErrorKind::kUnavailable, fmt::format("no answer: nothing was received for {} seconds", kStallSeconds));
+      default: return error;
+    }
+  }
+};
+
+HttpSession::HttpSession() : impl_(std::make_unique<Impl>()) {}
+HttpSession::~HttpSession() = default;
+
+Result<HttpResponse> HttpSession::start(const HttpRequest& request, std::stop_token stop) {
+  Impl& s = *impl_;
+  RETURN_IF_ERROR(s.prepare(request));
+  s.stop = std::move(stop);
+  while (true) {
+    RETURN_IF_ERROR(s.step());
+    // With a body still being sent, an early answer is only final when the exchange ends.
+    if (s.ended || (s.headers_done && !request.has_body)) break;
+    s.wait();
+  }
+  if (s.response.status >= 300 && s.response.status < 400) {
+    const char* url = nullptr;
+    s.api->curl_easy_getinfo(s.easy, CURLINFO_REDIRECT_URL, &url);
+    if (url != nullptr) s.response.redirect_url = url;
+  }
+  return s.response;
+}
+
+Result<size_t> HttpSession::read(std::span<std::byte> out) {
+  Impl& s = *impl_;
+  while (s.buffer.size() == s.taken) {
+    s.buffer.clear();
+    s.taken = 0;
+    if (s.ended) return size_t{0};
+    if (s.paused) {
+      s.paused = false;
+      s.api->curl_easy_pause(s.easy, CURLPAUSE_CONT);
+    }
+    RETURN_IF_ERROR(s.step());
+    if (s.buffer.empty() && !s.ended) s.wait();
+  }
+  const size_t n = std::min(out.size(), s.buffer.size() - s.taken);
+  std::memcpy(out.data(), s.buffer.data() + s.taken, n);
+  s.taken += n;
+  return n;
+}
+
+Result<std::string> HttpSession::read_all(uint64_t limit) {
+  std::string out;
+  std::vector<std::byte> block(64 * 1024);
+  while (true) {
+    ASSIGN_OR_RETURN(const size_t n, read(block));
+    if (n == 0) return out;
+    if (out.size() + n > limit) return Error(ErrorKind::kCorrupt, fmt::format("the answer is larger than {} bytes", limit));
+    out.append(reinterpret_cast<const char*>(block.data()), n);
+  }
+}
+
+void HttpSession::finish() {
+  if (impl_->api != nullptr) impl_->end();
+}
+
+SessionPool::Lease SessionPool::acquire() {
+  std::unique_ptr<HttpSession> session;
+  {
+    auto sessions = free_->lock();
+    if (!sessions->empty()) {
+      session = std::move(sessions->back());
+      sessions->pop_back();
+    }
+  }
+  if (!session) session = std::make_unique<HttpSession>();
+  return {session.release(), [free = free_](HttpSession* s) {
+            s->finish();
+            free->lock()->emplace_back(s);
+          }};
+}
+
+}  // namespace lamina::registry::internal

@@ -1,0 +1,71 @@
+// One HTTP exchange at a time over a reusable connection. Knows no registry.
+#pragma once
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <stop_token>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/guarded.h"
+#include "base/result.h"
+#include "base/stream.h"
+
+namespace lamina::registry::internal {
+
+struct HttpRequest {
+  std::string method = "GET";
+  std::string url;
+  std::vector<std::string> headers;  // "Name: value"
+  // The body: a text, or `body_size` bytes from `body_source` (borrowed).
+  std::string body;
+  ByteSource* body_source = nullptr;
+  uint64_t body_size = 0;
+  bool has_body = false;
+};
+
+struct HttpResponse {
+  int status = 0;
+  std::map<std::string, std::string> headers;  // names in lower case; a repeated one is joined with ", "
+  std::string redirect_url;                    // absolute, for 3xx
+  std::string header(const std::string& name) const {
+    const auto it = headers.find(name);
+    return it == headers.end() ? std::string() : it->second;
+  }
+};
+
+// A connection that is kept and used again. One thread at a time.
+class HttpSession {
+ public:
+  HttpSession();
+  ~HttpSession();
+  // Sends and waits for the status and headers; the body is then read with read(). kUnavailable when the
+  // server cannot be reached or the connection breaks, kCancelled after a stop request.
+  Result<HttpResponse> start(const HttpRequest& request, std::stop_token stop);
+  // Bytes of the body; 0 at its end.
+  Result<size_t> read(std::span<std::byte> buffer);
+  // The rest of the body as text, at most `limit` bytes of it.
+  Result<std::string> read_all(uint64_t limit);
+  // Ends the exchange, also in the middle of a body.
+  void finish();
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+// Sessions that are free at the moment. Any thread.
+class SessionPool {
+ public:
+  // Given back when the pointer dies.
+  using Lease = std::unique_ptr<HttpSession, std::function<void(HttpSession*)>>;
+  Lease acquire();
+
+ private:
+  std::shared_ptr<Guarded<std::vector<std::unique_ptr<HttpSession>>>> free_ = std::make_shared<Guarded<std::vector<std::unique_ptr<HttpSession>>>>();
+};
+
+}  // namespace lamina::registry::internal
