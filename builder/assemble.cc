@@ -1,0 +1,151 @@
+#include "builder/assemble.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "base/trace.h"
+#include "oci/image_config.h"
+
+namespace lamina::builder {
+
+namespace {
+
+// A base image may lack history for its layers; readers expect one entry for each.
+void complete_base_history(std::vector<HistoryItem>& history, size_t base_layers) {
+  size_t described = 0;
+  size_t own = 0;
+  while (own < history.size() && history[own].step < 0 && history[own].entry.comment != "lamina") ++own;
+  for (size_t i = 0; i < history.size(); ++i) {
+    if (history[i].step < 0 && !history[i].entry.empty_layer) ++described;
+  }
+  for (; described < base_layers; ++described) {
+    oci::HistoryEntry entry;
+    entry.comment = "layer of the base image";
+    history.insert(history.begin() + static_cast<ptrdiff_t>(own++), {std::move(entry), -1});
+  }
+}
+
+// Entries without a layer take the time of the nearest step before them, else after them.
+void fill_times(std::vector<oci::HistoryEntry>& history, size_t first_new, const std::string& fallback) {
+  std::string last;
+  for (size_t i = first_new; i < history.size(); ++i) {
+    if (history[i].created.empty()) history[i].created = last;
+    last = history[i].created;
+  }
+  std::string next = fallback;
+  for (size_t i = history.size(); i-- > first_new;) {
+    if (history[i].created.empty()) history[i].created = next;
+    next = history[i].created;
+  }
+}
+
+// The time of an image none of whose steps made anything, kept so that a rebuild gives the same image.
+Result<std::string> remembered_time(layers::Store& store, const BuildRequest& request, const std::string& config_without_time) {
+  if (request.source_date_epoch) return format_rfc3339({*request.source_date_epoch, 0});
+  const std::string key = sha256_hex("time of config " + config_without_time);
+  ASSIGN_OR_RETURN(const std::optional<std::string> known, store.record(key));
+  if (known && parse_rfc3339(*known)) return *known;
+  std::string time = format_rfc3339(now());
+  RETURN_IF_ERROR(store.put_record(key, time));
+  return time;
+}
+
+oci::Descriptor describe(std::string_view media_type, std::string_view bytes) {
+  oci::Descriptor d;
+  d.media_type = media_type;
+  d.digest = oci::Digest::of(bytes);
+  d.size = bytes.size();
+  return d;
+}
+
+}  // namespace
+
+Result<oci::Image> store_image(layers::Store& store, oci::Manifest manifest, std::string config_json) {
+  oci::Image image;
+  manifest.config = describe(oci::media_type::kOciConfig, config_json);
+  image.manifest_json = manifest.to_json();
+  image.descriptor = describe(manifest.media_type, image.manifest_json);
+  image.manifest = std::move(manifest);
+  image.config_json = std::move(config_json);
+  RETURN_IF_ERROR(oci::put_blob(store, image.manifest.config, image.config_json));
+  RETURN_IF_ERROR(oci::put_blob(store, image.descriptor, image.manifest_json));
+  return image;
+}
+
+Result<oci::Image> assemble_image(layers::Store& store, const Plan& plan, const Executor& executor, const BuildRequest& request) {
+  const TraceSpan span("image", "assemble");
+  const PlannedStage& target = plan.stages.at(plan.target);
+  oci::ImageConfig config = target.config;
+  oci::Manifest manifest;
+  std::vector<HistoryItem> items = target.history;
+  size_t base_layers = 0;
+  if (const ResolvedImage* base = plan.base_of(plan.target)) {
+    base_layers = base->image.manifest.layers.size();
+    manifest.layers = base->image.manifest.layers;
+    for (oci::Descriptor& layer : manifest.layers) {
+      if (!base->reference.repository().empty() && !annotated_source(layer) && oci::layer_compression(layer.media_type) != oci::Compression::kNone) {
+        layer.annotations[source_annotation(base->reference.registry())] = base->reference.repository();
+      }
+    }
+  }
+  complete_base_history(items, base_layers);
+  config.history.clear();
+  size_t first_new = items.size();
+  for (size_t i = 0; i < items.size(); ++i) {
+    HistoryItem& item = items[i];
+    if (item.step >= 0 || item.entry.comment == "lamina") first_new = std::min(first_new, i);
+    if (item.step >= 0) {
+      const Outcome outcome = executor.outcome(item.step).value_or(Outcome{});
+      item.entry.created = outcome.record.created;
+      item.entry.empty_layer = outcome.record.layer.empty();
+      if (!outcome.record.layer.empty()) {
+        ASSIGN_OR_RETURN(oci::DiffId diff_id, store.diff_id(outcome.record.layer));
+        config.diff_ids.push_back(std::move(diff_id));
+        ASSIGN_OR_RETURN(oci::Descriptor layer, store.tar_descriptor(outcome.record.layer));
+        manifest.layers.push_back(std::move(layer));
+      }
+    }
+    config.history.push_back(item.entry);
+  }
+  std::string time;
+  for (size_t i = first_new; i < config.history.size() && time.empty(); ++i) time = config.history[i].created;
+  if (time.empty()) {
+    ASSIGN_OR_RETURN(time, remembered_time(store, request, config.to_json()));
+  }
+  // A base image of ours that was built further: its entries have times already.
+  fill_times(config.history, first_new, time);
+  config.created = config.history.empty() || config.history.back().created.empty() ? time : config.history.back().created;
+  return store_image(store, std::move(manifest), config.to_json());
+}
+
+Result<oci::Image> compress_image(layers::Store& store, const oci::Image& image, const layers::CompressionOptions& options, ThreadPool& pool) {
+  const TraceSpan span("image", "compress");
+  ASSIGN_OR_RETURN(const oci::ImageConfig config, oci::ImageConfig::parse(image.config_json));
+  oci::Manifest manifest = image.manifest;
+  for (size_t i = 0; i < manifest.layers.size() && i < config.diff_ids.size(); ++i) {
+    oci::Descriptor& layer = manifest.layers[i];
+    layer.annotations.clear();
+    const bool ours = oci::layer_compression(layer.media_type) == oci::Compression::kNone;
+    if (!ours && !options.force) continue;
+    if (ours && options.type == oci::Compression::kNone) continue;
+    const auto id = store.find_layer(config.diff_ids[i]);
+    if (!id) return Error(ErrorKind::kNotFound, fmt::format("layer {} is no longer in the store; build the image again", config.diff_ids[i].text()));
+    ASSIGN_OR_RETURN(layer, store.blob(*id, options, pool));
+  }
+  return store_image(store, std::move(manifest), image.config_json);
+}
+
+std::shared_ptr<oci::BlobSource> source_of_image(layers::Store& store, registry::Client& client, const oci::Image& image) {
+  std::vector<std::shared_ptr<oci::BlobSource>> remotes;
+  std::vector<std::string> seen;
+  for (const oci::Descriptor& layer : image.manifest.layers) {
+    const auto source = annotated_source(layer);
+    if (!source || std::find(seen.begin(), seen.end(), source->canonical()) != seen.end()) continue;
+    seen.push_back(source->canonical());
+    remotes.push_back(registry::repository_source(client, *source));
+  }
+  return std::make_shared<LayeredSource>(store, std::move(remotes));
+}
+
+}  // namespace lamina::builder

@@ -1,0 +1,348 @@
+#include "builder/build.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <future>
+#include <set>
+#include <thread>
+
+#include "base/files.h"
+#include "base/text.h"
+#include "base/trace.h"
+#include "builder/assemble.h"
+#include "builder/outputs.h"
+#include "builder/scheduler.h"
+
+namespace lamina::builder {
+
+namespace {
+
+constexpr uint64_t kMaxDockerfile = 16 << 20;
+// RUNs mostly wait for their commands, so more of them than cores go on at once.
+constexpr unsigned kParallelSteps = 16;
+
+struct LoadedDockerfile {
+  parser::Dockerfile dockerfile;
+  std::string path;  // empty for standard input
+};
+
+Result<std::string> read_dockerfile(const BuildRequest& request, std::string& path) {
+  if (request.dockerfile == "-") return read_fd(STDIN_FILENO, kMaxDockerfile);
+  path = request.dockerfile;
+  if (path.empty()) {
+    path = request.context + "/Dockerfile";
+    // As docker: a lower-case name is found too.
+    if (::access(path.c_str(), F_OK) != 0 && ::access((request.context + "/dockerfile").c_str(), F_OK) == 0) path = request.context + "/dockerfile";
+    if (::access(path.c_str(), F_OK) != 0 && ::access((request.context + "/Containerfile").c_str(), F_OK) == 0) path = request.context + "/Containerfile";
+  }
+  auto text = read_file(AT_FDCWD, path, kMaxDockerfile);
+  if (!text && text.error().error_number() == ENOENT) {
+    if (::access(request.context.c_str(), F_OK) != 0) {
+      return Error(ErrorKind::kInvalidInput, fmt::format("the build context {} does not exist", request.context));
+    }
+    return Error(ErrorKind::kInvalidInput, fmt::format("there is no Dockerfile at {}", path)).with_note("name it with -f FILE");
+  }
+  return text;
+}
+
+// Everything about the file itself: all its errors at once.
+Result<LoadedDockerfile> load_dockerfile(const BuildRequest& request, EventHub& events) {
+  LoadedDockerfile loaded;
+  VertexScope vertex(events, "[internal] load build definition from " + (request.dockerfile.empty() ? "Dockerfile" : request.dockerfile));
+  ASSIGN_OR_RETURN(std::string text, read_dockerfile(request, loaded.path));
+  std::string shown = request.dockerfile == "-" ? "-" : loaded.path;
+  if (shown.compare(0, 2, "./") == 0) shown = shown.substr(2);
+  parser::ParsedDockerfile parsed = parser::parse_dockerfile(shown, std::move(text));
+  size_t errors = 0;
+  for (const Diagnostic& d : parsed.diagnostics) {
+    if (d.severity == Severity::kError) {
+      ++errors;
+    } else {
+      events.diagnostic(d);
+    }
+  }
+  if (errors > 0) {
+    Error error(ErrorKind::kInvalidInput, errors == 1 ? "the Dockerfile has an error" : fmt::format("the Dockerfile has {} errors", errors));
+    for (Diagnostic& d : parsed.diagnostics) {
+      if (d.severity == Severity::kError) error = std::move(error).with_diagnostic(std::move(d));
+    }
+    return error;
+  }
+  loaded.dockerfile = std::move(parsed.dockerfile);
+  vertex.done();
+  return loaded;
+}
+
+registry::ClientOptions client_options(const BuildRequest& request, EventHub& events, std::stop_token stop) {
+  registry::ClientOptions options;
+  options.auth_file = request.auth_file;
+  options.insecure_registries = request.insecure_registries;
+  options.stop = std::move(stop);
+  options.on_warning = [&events](const std::string& text) { events.warning(text); };
+  return options;
+}
+
+// One build: the parts that live as long as it does.
+class Build {
+ public:
+  Build(layers::Store& store, const BuildRequest& request, BuildEvents& listener, std::stop_token stop)
+      : store_(store),
+        request_(request),
+        events_(listener),
+        on_stop_(std::move(stop), [this] { stop_.request_stop(); }),
+        client_(client_options(request, events_, stop_.get_token())),
+        resolver_(store, client_, request.pull),
+        pool_(request.jobs != 0 ? request.jobs : std::max(2U, std::thread::hardware_concurrency())) {
+    resolver_.on_lookup([this](const std::string& name) { lookups_.lock()->insert(name); });
+  }
+
+  Result<BuildResult> run();
+  Result<std::string> describe();
+
+ private:
+  Result<void> parse_names();
+  Result<Plan> plan(const LoadedDockerfile& loaded, const oci::Platform& platform);
+  Result<oci::Image> build_platform(const LoadedDockerfile& loaded, const oci::Platform& platform, BuildResult& result);
+  Result<void> execute(const Plan& plan, Executor& executor, BuildResult& result);
+  Result<void> tag(const std::vector<oci::Image>& images, BuildResult& result);
+  Result<void> send_out(const std::vector<oci::Image>& images, BuildResult& result);
+  Result<oci::Descriptor> push_index(const std::vector<oci::Image>& images, const std::vector<oci::Reference>& names, const layers::CompressionOptions& compression);
+  bool wants_blobs() const;
+  // Steps of the platform being built are announced in order, so that their ids follow each other.
+  int vertex_of_step(const Step& step) const { return first_vertex_ + step.id; }
+  layers::CompressionOptions push_compression() const;
+  Error cancelled_or(Error error) const;
+
+  layers::Store& store_;
+  const BuildRequest& request_;
+  EventHub events_;
+  std::stop_source stop_;
+  std::stop_callback<std::function<void()>> on_stop_;
+  Guarded<std::set<std::string>> lookups_;
+  registry::Client client_;
+  ImageResolver resolver_;
+  std::vector<oci::Reference> tags_;
+  std::vector<oci::Reference> push_names_;
+  std::optional<Contexts> contexts_;
+  int first_vertex_ = 0;
+  ThreadPool pool_;
+  // Digests and compression of finished layers, while later steps run. They wait for tasks of pool_, so
+  // they have threads of their own.
+  ThreadPool background_{2};
+};
+
+Error Build::cancelled_or(Error error) const {
+  if (error.kind() == ErrorKind::kCancelled) return Error(ErrorKind::kCancelled, "interrupted");
+  return error;
+}
+
+Result<void> Build::parse_names() {
+  for (const std::string& text : request_.tags) {
+    ASSIGN_OR_RETURN(oci::Reference reference, oci::Reference::parse(text));
+    if (reference.digest()) return Error(ErrorKind::kInvalidInput, fmt::format("the name {} for -t must not have a digest", text));
+    tags_.push_back(std::move(reference));
+  }
+  std::set<std::string> push;
+  const auto add_push = [&](const oci::Reference& r) {
+    if (push.insert(r.canonical()).second) push_names_.push_back(r);
+  };
+  if (request_.push) {
+    if (tags_.empty()) return Error(ErrorKind::kInvalidInput, "--push needs a name: give it with -t");
+    for (const oci::Reference& r : tags_) add_push(r);
+  }
+  for (const OutputSpec& output : request_.outputs) {
+    const bool pushes = output.type == OutputSpec::Type::kRegistry || (output.type == OutputSpec::Type::kImage && output.push);
+    std::vector<oci::Reference> names = output.names.empty() ? tags_ : std::vector<oci::Reference>();
+    for (const std::string& text : output.names) {
+      ASSIGN_OR_RETURN(oci::Reference reference, oci::Reference::parse(text));
+      if (output.type == OutputSpec::Type::kImage) tags_.push_back(reference);
+      names.push_back(std::move(reference));
+    }
+    if (pushes && names.empty()) return Error(ErrorKind::kInvalidInput, "an output that pushes needs a name: give it with -t or name=");
+    for (const oci::Reference& r : names) {
+      if (pushes) add_push(r);
+    }
+  }
+  return {};
+}
+
+bool Build::wants_blobs() const {
+  return !push_names_.empty() || std::any_of(request_.outputs.begin(), request_.outputs.end(), [](const OutputSpec& o) {
+    return o.type == OutputSpec::Type::kOci && o.compression.type != oci::Compression::kNone;
+  });
+}
+
+layers::CompressionOptions Build::push_compression() const {
+  for (const OutputSpec& o : request_.outputs) {
+    if (o.type == OutputSpec::Type::kRegistry || o.type == OutputSpec::Type::kImage || o.type == OutputSpec::Type::kOci) return o.compression;
+  }
+  return {};
+}
+
+Result<Plan> Build::plan(const LoadedDockerfile& loaded, const oci::Platform& platform) {
+  const TraceSpan span("plan", "plan");
+  auto made = make_plan(loaded.dockerfile, request_, platform, resolver_);
+  for (const std::string& name : *lookups_.lock()) {
+    VertexScope vertex(events_, "[internal] load metadata for " + name);
+    if (made) vertex.done();
+  }
+  lookups_.lock()->clear();
+  if (made) {
+    for (const Diagnostic& d : made->warnings) events_.diagnostic(d);
+  }
+  return made;
+}
+
+Result<void> Build::execute(const Plan& plan, Executor& executor, BuildResult& result) {
+  const std::vector<int> target_chain = plan.chain(plan.target);
+  const std::set<int> in_target(target_chain.begin(), target_chain.end());
+  SchedulerEvents events;
+  const layers::CompressionOptions compression = push_compression();
+  events.started = [&](const Step& step) { events_.started(vertex_of_step(step)); };
+  events.finished = [&](const Step& step, const Outcome& outcome) {
+    ++result.steps;
+    if (outcome.cached) ++result.cached;
+    events_.finished(vertex_of_step(step), outcome.cached ? VertexStatus::kCached : VertexStatus::kDone, outcome.why);
+    const layers::LayerId layer = outcome.record.layer;
+    if (layer.empty() || !in_target.contains(step.id)) return;
+    background_.post([this, layer, compression] {
+      const TraceSpan span("layers", "digest and compress " + layer.value);
+      ignore_error(store_.diff_id(layer), "asked for again, and reported, when the image is put together");
+      if (wants_blobs()) ignore_error(store_.blob(layer, compression, pool_), "as above");
+    });
+  };
+  events.failed = [&](const Step& step, const Error& error) {
+    events_.finished(vertex_of_step(step), error.kind() == ErrorKind::kCancelled ? VertexStatus::kCancelled : VertexStatus::kFailed, error.message());
+  };
+  events.cancelled = [&](const Step& step) { events_.finished(vertex_of_step(step), VertexStatus::kCancelled); };
+  return run_plan(plan, executor, kParallelSteps, stop_, events);
+}
+
+Result<oci::Image> Build::build_platform(const LoadedDockerfile& loaded, const oci::Platform& platform, BuildResult& result) {
+  ASSIGN_OR_RETURN(const Plan made, plan(loaded, platform));
+  first_vertex_ = 0;
+  for (const Step& step : made.steps) {
+    const int id = events_.announce(step.title, made.stages.at(step.stage).name);
+    if (first_vertex_ == 0) first_vertex_ = id;
+  }
+  Executor executor({store_, made, request_, *contexts_, pool_,
+                     [this](int step, OutputStream stream, std::string_view bytes) { events_.output(first_vertex_ + step, stream, bytes); },
+                     [this](const std::string& text) { events_.warning(text); }, stop_.get_token()});
+  RETURN_IF_ERROR(execute(made, executor, result));
+  VertexScope vertex(events_, "exporting to image");
+  ASSIGN_OR_RETURN(oci::Image image, assemble_image(store_, made, executor, request_));
+  result.images.push_back({platform, image.descriptor, image.manifest.config.digest});
+  vertex.done();
+  return image;
+}
+
+Result<void> Build::tag(const std::vector<oci::Image>& images, BuildResult& result) {
+  oci::Descriptor top = images.front().descriptor;
+  result.image_id = images.front().manifest.config.digest;
+  if (images.size() > 1) {
+    oci::Index index;
+    for (size_t i = 0; i < images.size(); ++i) {
+      oci::Descriptor d = images[i].descriptor;
+      d.platform = result.images[i].platform;
+      index.manifests.push_back(std::move(d));
+    }
+    const std::string json = index.to_json();
+    top = {};
+    top.media_type = index.media_type;
+    top.digest = oci::Digest::of(json);
+    top.size = json.size();
+    RETURN_IF_ERROR(oci::put_blob(store_, top, json));
+    result.image_id = top.digest;
+  }
+  for (const oci::Reference& name : tags_) {
+    RETURN_IF_ERROR(store_.set_image(name.canonical(), top));
+    result.tagged.push_back(name);
+  }
+  return {};
+}
+
+Result<oci::Descriptor> Build::push_index(const std::vector<oci::Image>& images, const std::vector<oci::Reference>& names, const layers::CompressionOptions& compression) {
+  oci::Index index;
+  std::set<std::string> repositories;
+  for (const oci::Image& image : images) {
+    ASSIGN_OR_RETURN(const oci::Image sent, compress_image(store_, image, compression, pool_));
+    ASSIGN_OR_RETURN(const oci::ImageConfig config, oci::ImageConfig::parse(sent.config_json));
+    std::vector<oci::Reference> by_digest;
+    for (const oci::Reference& name : names) {
+      if (repositories.insert(sent.descriptor.digest.hex() + name.registry() + "/" + name.repository()).second) by_digest.push_back(name.with_digest(sent.descriptor.digest));
+    }
+    ASSIGN_OR_RETURN(const registry::PushReport report, push_to(store_, client_, image, by_digest, compression, pool_, events_));
+    oci::Descriptor d = sent.descriptor;
+    d.platform = config.platform;
+    index.manifests.push_back(std::move(d));
+  }
+  oci::Descriptor last;
+  for (const oci::Reference& name : names) {
+    ASSIGN_OR_RETURN(last, client_.push_manifest(name, index.media_type, index.to_json()));
+  }
+  return last;
+}
+
+Result<void> Build::send_out(const std::vector<oci::Image>& images, BuildResult& result) {
+  if (!push_names_.empty()) {
+    const layers::CompressionOptions compression = push_compression();
+    if (images.size() == 1) {
+      ASSIGN_OR_RETURN(const registry::PushReport report, push_to(store_, client_, images.front(), push_names_, compression, pool_, events_));
+      result.pushed = report.manifest;
+    } else {
+      ASSIGN_OR_RETURN(result.pushed, push_index(images, push_names_, compression));
+    }
+  }
+  for (const OutputSpec& output : request_.outputs) {
+    if (output.type == OutputSpec::Type::kImage || output.type == OutputSpec::Type::kRegistry) continue;
+    if (images.size() > 1) return Error(ErrorKind::kUnsupported, fmt::format("an output to {} takes one platform; push an index with --push, or build one --platform", output.dest));
+    RETURN_IF_ERROR(write_output(store_, client_, images.front(), output, tags_, pool_, events_));
+  }
+  return {};
+}
+
+Result<std::string> Build::describe() {
+  RETURN_IF_ERROR(parse_names());
+  ASSIGN_OR_RETURN(const LoadedDockerfile loaded, load_dockerfile(request_, events_));
+  std::string text;
+  for (const oci::Platform& platform : request_.platforms.empty() ? std::vector{oci::Platform::host()} : request_.platforms) {
+    ASSIGN_OR_RETURN(const Plan made, plan(loaded, platform));
+    text += made.describe();
+  }
+  return text;
+}
+
+Result<BuildResult> Build::run() {
+  RETURN_IF_ERROR(parse_names());
+  ASSIGN_OR_RETURN(const LoadedDockerfile loaded, load_dockerfile(request_, events_));
+  contexts_.emplace(store_, request_, loaded.path);
+  BuildResult result;
+  std::vector<oci::Image> images;
+  for (const oci::Platform& platform : request_.platforms.empty() ? std::vector{oci::Platform::host()} : request_.platforms) {
+    auto image = build_platform(loaded, platform, result);
+    // What was learnt about the context is worth keeping after a failure too.
+    ignore_error(contexts_->save_indexes(), "only spares reading again");
+    if (!image) return cancelled_or(std::move(image).error());
+    images.push_back(std::move(*image));
+  }
+  if (stop_.stop_requested()) return Error(ErrorKind::kCancelled, "interrupted");
+  RETURN_IF_ERROR(tag(images, result));
+  auto sent = send_out(images, result);
+  if (!sent) return cancelled_or(std::move(sent).error());
+  return result;
+}
+
+}  // namespace
+
+Result<BuildResult> build(layers::Store& store, const BuildRequest& request, BuildEvents& events, std::stop_token stop) {
+  return Build(store, request, events, std::move(stop)).run();
+}
+
+Result<std::string> describe_plan(layers::Store& store, const BuildRequest& request, BuildEvents& events) {
+  return Build(store, request, events, {}).describe();
+}
+
+}  // namespace lamina::builder

@@ -1,0 +1,78 @@
+// COPY and ADD of files: what is selected (decides the key), and where it goes (decides the layer).
+// dockerfile-language reference 1.9 and 1.10.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/thread_pool.h"
+#include "base/time.h"
+#include "builder/key.h"
+#include "builder/plan.h"
+#include "builder/source_tree.h"
+#include "builder/user.h"
+#include "layers/entry.h"
+
+namespace lamina::builder {
+
+struct SelectedFile {
+  std::string path;      // in the tree
+  std::string relative;  // below the source's root; "" is the root itself
+  FileInfo info;
+  std::string digest;       // regular files: SHA-256, hexadecimal
+  std::string link_target;  // symlinks
+  std::map<std::string, std::string> xattrs;
+};
+
+// One thing that a source pattern selected.
+struct SelectedSource {
+  std::string named;           // the source as written, for messages
+  std::string base_name;       // name it gets in a destination directory
+  bool directory = false;      // its contents are copied
+  std::string parents_prefix;  // --parents: directories to make below the destination
+  std::vector<SelectedFile> files;       // parents before children; for a file: exactly one
+  std::vector<SelectedFile> parent_directories;  // --parents: metadata of the directories in the prefix
+  std::shared_ptr<const SourceTree> tree;
+  std::shared_ptr<const std::string> inline_content;  // a heredoc; then `files` is empty
+  // ADD unpacked this archive: the tree is the extracted content, which must outlive the layer's making.
+  bool archive = false;
+};
+
+struct Selection {
+  std::vector<SelectedSource> sources;
+  std::vector<std::string> warnings;
+};
+
+// Finds what the step copies and digests it, in parallel on `pool`. Errors are about the sources: kNotFound
+// with the ignore rule or the nearest name, with a diagnostic at the source's place.
+Result<Selection> select_sources(const CopyStep& copy, const Step& step, std::shared_ptr<const SourceTree> tree,
+                                 ThreadPool& pool);
+
+// The inputs that identify the content: names, types, modes, owners, link targets, xattrs, bytes; no times.
+void add_selection_inputs(const Selection& selection, KeyInputs& inputs);
+
+struct Placement {
+  std::optional<Owner> owner;                  // --chown
+  std::optional<parser::ModeChange> mode;      // --chmod
+  Timestamp created_time;                      // for directories that nobody copied
+};
+
+// Where everything goes in a root file system that looks like `below`. Errors are about the destination
+// (kInvalidInput: a file where a directory must be).
+Result<layers::EntryList> place_sources(const Selection& selection, const CopyStep& copy, const Placement& placement,
+                                        const layers::RootfsView& below);
+
+// WORKDIR: the directories that are missing on the way to `path`, for the owner in `placement`; empty when it exists.
+Result<layers::EntryList> place_directory(const std::string& path, const Placement& placement, const layers::RootfsView& below);
+
+// ADD: whether the file starts like an archive that is unpacked (gzip, bzip2, xz, zstd or plain tar).
+Result<bool> is_archive(const SourceTree& tree, const std::string& path);
+// Unpacks it into `directory` and gives the result as a tree. Hostile archives stay inside.
+Result<std::shared_ptr<const SourceTree>> unpack_archive(const SourceTree& tree, const std::string& path,
+                                                         const std::string& directory);
+// Everything below the root of a tree, as one selected directory.
+Result<SelectedSource> select_whole_tree(std::shared_ptr<const SourceTree> tree, std::string named);
+
+}  // namespace lamina::builder

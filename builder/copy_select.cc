@@ -1,0 +1,330 @@
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <future>
+
+#include "base/text.h"
+#include "base/trace.h"
+#include "builder/copy.h"
+
+namespace lamina::builder {
+
+namespace {
+
+std::string child_of(const std::string& directory, const std::string& name) {
+  return directory.empty() ? name : directory + "/" + name;
+}
+
+Error fail_at(const Step& step, SourceRange range, ErrorKind kind, std::string message, std::vector<std::string> notes) {
+  Diagnostic d;
+  d.file = step.file;
+  d.range = range;
+  d.message = message;
+  d.notes = std::move(notes);
+  // A COPY continued over lines: the excerpt is that of the first line, so the place must be too.
+  if (range.line == step.instruction.range.line) {
+    d.line_text = step.line_text;
+  }
+  return Error(kind, std::move(message)).with_diagnostic(std::move(d));
+}
+
+class Selector {
+ public:
+  Selector(const CopyStep& copy, const Step& step, std::shared_ptr<const SourceTree> tree)
+      : copy_(copy), step_(step), tree_(std::move(tree)) {}
+
+  Result<Selection> run() {
+    ASSIGN_OR_RETURN(excludes_, parser::IgnoreList::from_patterns(copy_.excludes));
+    for (const parser::Word& source : copy_.sources) RETURN_IF_ERROR(select(source));
+    for (const auto& [name, content] : copy_.inline_files) {
+      SelectedSource file;
+      file.named = "<<" + name;
+      file.base_name = name;
+      file.inline_content = std::make_shared<const std::string>(content);
+      selection_.sources.push_back(std::move(file));
+    }
+    return std::move(selection_);
+  }
+
+ private:
+  Result<void> select(const parser::Word& source) {
+    // "/./" in a --parents source: what stands before it is not repeated below the destination.
+    std::string text = source.text;
+    std::string pivot;
+    if (copy_.parents) {
+      if (const size_t at = text.find("/./"); at != std::string::npos) {
+        pivot = text.substr(0, at);
+        text = text.substr(at + 3);
+      }
+    }
+    // A leading "/" and any ".." stop at the root of the context or stage.
+    const std::string root = clean_root(pivot);
+    const std::string pattern = clean_root(text);
+    std::vector<std::string> matches;
+    const bool wildcards = parser::has_wildcards(pattern);
+    if (wildcards) {
+      RETURN_IF_ERROR(expand(root, path_components(pattern), 0, "", matches));
+      std::sort(matches.begin(), matches.end());
+      matches.erase(std::unique(matches.begin(), matches.end()), matches.end());
+    } else {
+      matches.push_back(parser::unescape_glob(pattern));
+    }
+    for (const std::string& match : matches) {
+      RETURN_IF_ERROR(take(source, root, match, !wildcards && !copy_.if_exists));
+    }
+    if (wildcards && matches.empty() && !copy_.if_exists) {
+      selection_.warnings.push_back(fmt::format("{}: no file matches {}, so nothing is copied for it", step_.title, source.text));
+    }
+    return {};
+  }
+
+  static std::string clean_root(const std::string& text) { return clean_path("/" + text).substr(1); }
+
+  // Go's filepath.Match by components; "**" (only with --parents) stands for any number of directories.
+  Result<void> expand(const std::string& root, const std::vector<std::string>& parts, size_t at, const std::string& here,
+                      std::vector<std::string>& out) {
+    if (at == parts.size()) {
+      out.push_back(here);
+      return {};
+    }
+    const std::string directory = here.empty() ? root : child_of(root, here);
+    if (!parser::has_wildcards(parts[at])) {
+      const std::string next = child_of(here, parser::unescape_glob(parts[at]));
+      ASSIGN_OR_RETURN(const std::string resolved, tree_->resolve(child_of(root, next), true));
+      ASSIGN_OR_RETURN(const auto info, tree_->lstat(resolved));
+      if (!info || (at + 1 < parts.size() && info->type != EntryType::kDirectory)) return {};
+      return expand(root, parts, at + 1, next, out);
+    }
+    ASSIGN_OR_RETURN(const std::string resolved, tree_->resolve(directory, true));
+    ASSIGN_OR_RETURN(const auto info, tree_->lstat(resolved));
+    if (!info || info->type != EntryType::kDirectory) return {};
+    const bool any_depth = copy_.parents && parts[at] == "**";
+    if (any_depth) RETURN_IF_ERROR(expand(root, parts, at + 1, here, out));
+    ASSIGN_OR_RETURN(const std::vector<DirectoryEntry> entries, tree_->list(resolved));
+    for (const DirectoryEntry& entry : entries) {
+      const std::string next = child_of(here, entry.name);
+      if (any_depth) {
+        if (entry.type == EntryType::kDirectory) RETURN_IF_ERROR(expand(root, parts, at, next, out));
+        continue;
+      }
+      ASSIGN_OR_RETURN(const bool match, parser::match_glob(parts[at], entry.name));
+      if (match) RETURN_IF_ERROR(expand(root, parts, at + 1, next, out));
+    }
+    return {};
+  }
+
+  Result<void> take(const parser::Word& source, const std::string& root, const std::string& match, bool required) {
+    const std::string named = child_of(root, match);
+    auto resolved = tree_->resolve(named, true);  // the source itself may be a symlink
+    if (!resolved) return fail_at(step_, source.range, resolved.error().kind(), resolved.error().message(), {});
+    ASSIGN_OR_RETURN(const std::optional<FileInfo> info, tree_->lstat(*resolved));
+    if (!info) {
+      if (!required) return {};
+      return missing(source, named, *resolved);
+    }
+    SelectedSource selected;
+    selected.named = source.text;
+    selected.tree = tree_;
+    const size_t slash = match.rfind('/');
+    selected.base_name = slash == std::string::npos ? match : match.substr(slash + 1);
+    selected.directory = info->type == EntryType::kDirectory;
+    if (copy_.parents) RETURN_IF_ERROR(add_parents(root, match, selected));
+    if (selected.directory) {
+      SelectedFile top{*resolved, "", *info, "", "", {}};
+      ASSIGN_OR_RETURN(top.xattrs, tree_->xattrs(top.path));
+      selected.files.push_back(std::move(top));
+      RETURN_IF_ERROR(walk(*resolved, "", selected, excludes_.walk_root()));
+    } else {
+      if (excludes_.ignored(selected.base_name)) return {};
+      RETURN_IF_ERROR(add_file(*resolved, "", *info, selected));
+    }
+    selection_.sources.push_back(std::move(selected));
+    return {};
+  }
+
+  Result<void> add_parents(const std::string& root, const std::string& match, SelectedSource& selected) {
+    const std::vector<std::string> parts = path_components(match);
+    std::string here;
+    const size_t count = selected.directory ? parts.size() : parts.size() - (parts.empty() ? 0 : 1);
+    for (size_t i = 0; i < count; ++i) {
+      here = child_of(here, parts[i]);
+      ASSIGN_OR_RETURN(const std::string resolved, tree_->resolve(child_of(root, here), true));
+      ASSIGN_OR_RETURN(const auto info, tree_->lstat(resolved));
+      if (info) selected.parent_directories.push_back({resolved, here, *info, "", "", {}});
+    }
+    selected.parents_prefix = here;
+    return {};
+  }
+
+  Result<void> walk(const std::string& directory, const std::string& relative, SelectedSource& selected,
+                    const parser::IgnoreList::WalkState& state) {
+    ASSIGN_OR_RETURN(const std::vector<DirectoryEntry> entries, tree_->list(directory));
+    for (const DirectoryEntry& entry : entries) {
+      const std::string path = child_of(directory, entry.name);
+      const std::string below = child_of(relative, entry.name);
+      parser::IgnoreList::WalkState own;
+      bool excluded = false;
+      if (!excludes_.empty()) {
+        const parser::IgnoreRule* rule = excludes_.decide_in_walk(below, state, own);
+        excluded = rule != nullptr && !rule->negated;
+        if (excluded && (entry.type != EntryType::kDirectory || !excludes_.may_reinclude_below(below))) continue;
+      }
+      ASSIGN_OR_RETURN(const std::optional<FileInfo> info, tree_->lstat(path));
+      if (!info) continue;  // removed since the listing
+      const size_t before = selected.files.size();
+      RETURN_IF_ERROR(add_file(path, below, *info, selected));
+      if (info->type == EntryType::kDirectory) {
+        RETURN_IF_ERROR(walk(path, below, selected, own));
+        // An excluded directory stays only for what was re-included below it.
+        if (excluded && selected.files.size() == before + 1) selected.files.pop_back();
+      }
+    }
+    return {};
+  }
+
+  Result<void> add_file(const std::string& path, const std::string& relative, const FileInfo& info, SelectedSource& selected) {
+    const size_t slash = path.rfind('/');
+    const std::string_view name = std::string_view(path).substr(slash == std::string::npos ? 0 : slash + 1);
+    if (name.substr(0, 4) == ".wh.") {
+      return fail_at(step_, step_.instruction.range, ErrorKind::kInvalidInput,
+                     fmt::format("{} cannot be copied: in an image, names that begin with .wh. mean removed files", path),
+                     {"exclude it with .dockerignore or --exclude"});
+    }
+    SelectedFile file{path, relative, info, "", "", {}};
+    if (info.type == EntryType::kSymlink) {
+      ASSIGN_OR_RETURN(file.link_target, tree_->read_link(path));
+    } else {
+      ASSIGN_OR_RETURN(file.xattrs, tree_->xattrs(path));
+    }
+    selected.files.push_back(std::move(file));
+    return {};
+  }
+
+  // Says why the user's file is not there: ignored, misspelt, or absent.
+  Error missing(const parser::Word& source, const std::string& named, const std::string& resolved) {
+    for (const std::string& path : {named, resolved}) {
+      if (const std::string rule = tree_->hidden_by(path); !rule.empty()) {
+        return fail_at(step_, source.range, ErrorKind::kNotFound,
+                       fmt::format("{} exists, but an ignore rule removes it from the build context", source.text),
+                       {"the rule is " + rule});
+      }
+    }
+    std::vector<std::string> notes;
+    const size_t slash = resolved.rfind('/');
+    const std::string directory = slash == std::string::npos ? "" : resolved.substr(0, slash);
+    if (const auto entries = tree_->list(directory)) {
+      std::vector<std::string> names;
+      for (const DirectoryEntry& e : *entries) names.push_back(e.name);
+      const std::string last = slash == std::string::npos ? resolved : resolved.substr(slash + 1);
+      if (const auto near = nearest_name(last, names)) notes.push_back("did you mean " + child_of(directory, *near) + "?");
+    }
+    if (copy_.from.kind == SourceRef::Kind::kContext) {
+      notes.push_back("paths are taken from the build context, not from the place of the Dockerfile");
+    }
+    return fail_at(step_, source.range, ErrorKind::kNotFound, fmt::format("{} was not found in the {}", source.text, tree_->name()), std::move(notes));
+  }
+
+  const CopyStep& copy_;
+  const Step& step_;
+  std::shared_ptr<const SourceTree> tree_;
+  parser::IgnoreList excludes_;
+  Selection selection_;
+};
+
+// Digests are taken in slices of this many files, each a task.
+constexpr size_t kSlice = 64;
+
+Result<void> digest_all(Selection& selection, ThreadPool& pool) {
+  struct Job {
+    const SourceTree* tree;
+    SelectedFile* file;
+  };
+  std::vector<Job> jobs;
+  for (SelectedSource& source : selection.sources) {
+    for (SelectedFile& file : source.files) {
+      if (file.info.type == EntryType::kFile) jobs.push_back({source.tree.get(), &file});
+    }
+  }
+  std::vector<std::future<Result<void>>> results;
+  for (size_t at = 0; at < jobs.size(); at += kSlice) {
+    const size_t end = std::min(at + kSlice, jobs.size());
+    results.push_back(pool.submit([&jobs, at, end]() -> Result<void> {
+      for (size_t i = at; i < end; ++i) {
+        auto digest = jobs[i].tree->file_digest(jobs[i].file->path, jobs[i].file->info);
+        if (!digest) return std::move(digest).error();
+        jobs[i].file->digest = std::move(*digest);
+      }
+      return {};
+    }));
+  }
+  // All must have ended before `jobs` dies, also when one failed.
+  std::optional<Error> first;
+  for (auto& result : results) {
+    auto r = result.get();
+    if (!r && !first) first = std::move(r).error();
+  }
+  if (first) return std::move(*first);
+  return {};
+}
+
+char type_letter(EntryType type) {
+  switch (type) {
+    case EntryType::kFile: return 'f';
+    case EntryType::kDirectory: return 'd';
+    case EntryType::kSymlink: return 'l';
+    case EntryType::kCharDevice: return 'c';
+    case EntryType::kBlockDevice: return 'b';
+    case EntryType::kFifo: return 'p';
+    default: return '?';
+  }
+}
+
+std::string content_value(const SelectedFile& file) {
+  std::string value = fmt::format("{} {:o} {}:{}", type_letter(file.info.type), file.info.mode, file.info.uid, file.info.gid);
+  if (file.info.type == EntryType::kFile) value += " sha256:" + file.digest;
+  if (file.info.type == EntryType::kFile && file.info.nlink > 1) value += fmt::format(" links {}", file.info.nlink);
+  if (file.info.type == EntryType::kSymlink) value += " -> " + file.link_target;
+  if (file.info.type == EntryType::kCharDevice || file.info.type == EntryType::kBlockDevice) {
+    value += fmt::format(" {}:{}", file.info.dev_major, file.info.dev_minor);
+  }
+  for (const auto& [name, content] : file.xattrs) value += fmt::format(" {}={}", name, sha256_hex(content));
+  return value;
+}
+
+}  // namespace
+
+Result<Selection> select_sources(const CopyStep& copy, const Step& step, std::shared_ptr<const SourceTree> tree, ThreadPool& pool) {
+  const TraceSpan span("copy", "select " + step.title);
+  ASSIGN_OR_RETURN(Selection selection, Selector(copy, step, std::move(tree)).run());
+  RETURN_IF_ERROR(digest_all(selection, pool));
+  return selection;
+}
+
+void add_selection_inputs(const Selection& selection, KeyInputs& inputs) {
+  for (const SelectedSource& source : selection.sources) {
+    inputs.add("source", source.base_name + (source.directory ? "/" : "") + (source.parents_prefix.empty() ? "" : " in " + source.parents_prefix));
+    if (source.inline_content) {
+      inputs.add("heredoc:" + source.base_name, "sha256:" + sha256_hex(*source.inline_content));
+      continue;
+    }
+    const std::string prefix = source.tree->name() + ":/";
+    for (const SelectedFile& file : source.files) {
+      // The destination's own directory keeps its metadata: the source root's does not matter.
+      if (source.directory && file.relative.empty() && source.parents_prefix.empty()) continue;
+      inputs.add(prefix + file.path, content_value(file));
+    }
+    for (const SelectedFile& parent : source.parent_directories) inputs.add(prefix + parent.path, content_value(parent));
+  }
+}
+
+Result<SelectedSource> select_whole_tree(std::shared_ptr<const SourceTree> tree, std::string named) {
+  const Step step;
+  CopyStep copy;
+  copy.sources.push_back({"/", {}});
+  ASSIGN_OR_RETURN(Selection selection, Selector(copy, step, std::move(tree)).run());
+  SelectedSource whole = std::move(selection.sources.front());
+  whole.named = std::move(named);
+  return whole;
+}
+
+}  // namespace lamina::builder

@@ -1,0 +1,303 @@
+#include "builder/executor.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "base/text.h"
+#include "base/trace.h"
+
+namespace lamina::builder {
+
+Executor::Executor(Environment environment) : env_(std::move(environment)), records_(env_.store) {}
+
+Result<Outcome> Executor::execute(const Step& step) {
+  const TraceSpan span("step", step.title);
+  return std::visit([&](const auto& body) { return execute_body(step, body); }, step.body);
+}
+
+void Executor::finished(int step, Outcome outcome) { outcomes_.lock()->insert_or_assign(step, std::move(outcome)); }
+
+std::optional<Outcome> Executor::outcome(int step) const {
+  auto outcomes = outcomes_.lock();
+  const auto it = outcomes->find(step);
+  return it == outcomes->end() ? std::nullopt : std::optional(it->second);
+}
+
+std::vector<layers::LayerId> Executor::layers_of_stage(int stage) const {
+  std::vector<layers::LayerId> stack;
+  if (const ResolvedImage* base = env_.plan.base_of(stage)) stack = base->layers;
+  for (int id : env_.plan.chain(stage)) {
+    const auto done = outcome(id);
+    if (done && !done->record.layer.empty()) stack.push_back(done->record.layer);
+  }
+  return stack;
+}
+
+std::vector<layers::LayerId> Executor::layers_below(const Step& step) const {
+  std::vector<layers::LayerId> stack;
+  if (const ResolvedImage* base = env_.plan.base_of(step.stage)) stack = base->layers;
+  for (int id : env_.plan.chain(step.stage)) {
+    if (id == step.id) break;
+    const auto done = outcome(id);
+    if (done && !done->record.layer.empty()) stack.push_back(done->record.layer);
+  }
+  return stack;
+}
+
+namespace {
+std::string key_of_image(const ResolvedImage* image) {
+  return image == nullptr ? "scratch" : "chain:" + oci::chain_id(image->config.diff_ids);
+}
+}  // namespace
+
+std::string Executor::key_below(const Step& step) const {
+  if (step.parent >= 0) return outcome(step.parent).value_or(Outcome{}).key;
+  return key_of_image(env_.plan.base_of(step.stage));
+}
+
+std::string Executor::key_of_stage(int stage) const {
+  const std::vector<int> chain = env_.plan.chain(stage);
+  if (!chain.empty()) return outcome(chain.back()).value_or(Outcome{}).key;
+  return key_of_image(env_.plan.base_of(stage));
+}
+
+std::string Executor::key_of_source(const SourceRef& from) const {
+  switch (from.kind) {
+    case SourceRef::Kind::kStage: return key_of_stage(from.stage);
+    case SourceRef::Kind::kImage: return key_of_image(&env_.plan.images[static_cast<size_t>(from.image)]);
+    case SourceRef::Kind::kScratch: return "scratch";
+    default: return {};  // contexts are keyed by content
+  }
+}
+
+// Fetches and unpacks what is missing; `stage` says whose base image the stack stands on.
+Result<std::vector<std::string>> Executor::snapshots(const std::vector<layers::LayerId>& stack, int stage) {
+  const TraceSpan span("layers", "snapshots");
+  const ResolvedImage* base = env_.plan.base_of(stage);
+  return env_.store.snapshots(stack, env_.pool, base == nullptr ? nullptr : base->remote.get());
+}
+
+Result<std::vector<std::string>> Executor::snapshots_of_source(const SourceRef& from, int) {
+  if (from.kind == SourceRef::Kind::kStage) return snapshots(layers_of_stage(from.stage), from.stage);
+  if (from.kind == SourceRef::Kind::kImage) {
+    const ResolvedImage& image = env_.plan.images[static_cast<size_t>(from.image)];
+    return env_.store.snapshots(image.layers, env_.pool, image.remote.get());
+  }
+  return std::vector<std::string>();
+}
+
+Result<std::shared_ptr<layers::RootfsView>> Executor::view_below(const Step& step) {
+  ASSIGN_OR_RETURN(const std::vector<std::string> directories, snapshots(layers_below(step), step.stage));
+  return layers::RootfsView::open(directories);
+}
+
+Result<std::shared_ptr<const SourceTree>> Executor::tree_of(const SourceRef& from, int stage) {
+  if (from.kind == SourceRef::Kind::kContext) return env_.contexts.get("");
+  if (from.kind == SourceRef::Kind::kNamedContext) return env_.contexts.get(from.name);
+  ASSIGN_OR_RETURN(const std::vector<std::string> directories, snapshots_of_source(from, stage));
+  ASSIGN_OR_RETURN(std::shared_ptr<layers::RootfsView> view, layers::RootfsView::open(directories));
+  const std::string kind = from.kind == SourceRef::Kind::kStage ? "stage " : "image ";
+  return tree_of_view(std::move(view), kind + from.name);
+}
+
+// A layer that no later step sees as files needs no snapshot (design: forms on demand).
+bool Executor::files_needed_later(const Step& step) const {
+  for (const Step& other : env_.plan.steps) {
+    if (other.parent == step.id) return true;
+    for (int stage : other.needs_stages) {
+      const std::vector<int> chain = env_.plan.chain(stage);
+      if (std::find(chain.begin(), chain.end(), step.id) != chain.end()) return true;
+    }
+  }
+  return false;
+}
+
+KeyInputs Executor::common_inputs(const Step& step, const char* instruction) const {
+  KeyInputs inputs;
+  inputs.add("instruction", instruction);
+  inputs.add(step.parent >= 0 ? "parent" : "base", key_below(step));
+  inputs.add("platform", env_.plan.platform.text());
+  if (env_.request.source_date_epoch) inputs.add("SOURCE_DATE_EPOCH", std::to_string(*env_.request.source_date_epoch));
+  return inputs;
+}
+
+std::optional<Outcome> Executor::recorded(const Step& step, const KeyInputs& inputs) {
+  if (step.no_cache) return std::nullopt;
+  std::string key = inputs.key();
+  auto found = records_.find(key);
+  if (!found) return std::nullopt;
+  return Outcome{std::move(*found), std::move(key), true, {}};
+}
+
+Result<Outcome> Executor::record(const Step& step, const KeyInputs& inputs, layers::LayerId layer) {
+  Outcome outcome;
+  outcome.key = inputs.key();
+  outcome.why = step.no_cache ? "the cache was not asked" : records_.explain_miss(inputs, step.identity);
+  const Timestamp created = env_.request.source_date_epoch ? Timestamp{*env_.request.source_date_epoch, 0} : now();
+  outcome.record = {std::move(layer), format_rfc3339(created)};
+  RETURN_IF_ERROR(records_.put(inputs, outcome.record, step.identity));
+  return outcome;
+}
+
+Result<layers::LayerId> Executor::add_layer(const Step& step, const layers::EntryList& entries) {
+  if (entries.empty()) return layers::LayerId{};
+  const TraceSpan span("layers", "add " + step.title);
+  const layers::SealOptions options{env_.request.source_date_epoch};
+  return env_.store.add_entries(entries, options, files_needed_later(step) ? layers::LayerForm::kSnapshot : layers::LayerForm::kTar);
+}
+
+// --- WORKDIR --------------------------------------------------------------------------------------
+
+namespace {
+ReadText reader_of(const std::shared_ptr<layers::RootfsView>& view) {
+  return [view](const std::string& path) { return view->read_text(path); };
+}
+
+Error at_instruction(const Step& step, Error error) {
+  if (!error.diagnostics().empty()) return error;
+  Diagnostic d;
+  d.file = step.file;
+  d.range = step.instruction.range;
+  d.range.end_line = d.range.line;
+  d.range.end_column = d.range.column + static_cast<uint32_t>(step.instruction.name.size());
+  d.line_text = step.line_text;
+  d.message = error.message();
+  return std::move(error).with_diagnostic(std::move(d));
+}
+
+Timestamp creation_time(const BuildRequest& request) {
+  return request.source_date_epoch ? Timestamp{*request.source_date_epoch, 0} : now();
+}
+}  // namespace
+
+Result<Outcome> Executor::execute_body(const Step& step, const WorkdirStep& workdir) {
+  KeyInputs inputs = common_inputs(step, "WORKDIR");
+  inputs.add("path", workdir.path);
+  inputs.add("user", workdir.user);
+  if (auto hit = recorded(step, inputs)) return std::move(*hit);
+  ASSIGN_OR_RETURN(const std::shared_ptr<layers::RootfsView> view, view_below(step));
+  auto user = resolve_user(workdir.user, reader_of(view));
+  if (!user) return at_instruction(step, std::move(user).error());
+  Placement placement;
+  // A number without a group owns with that number as group, as BuildKit's WORKDIR does.
+  const bool only_number = parse_uint(workdir.user).has_value();
+  placement.owner = Owner{user->uid, only_number ? user->uid : user->gid};
+  placement.created_time = creation_time(env_.request);
+  auto entries = place_directory(workdir.path, placement, *view);
+  if (!entries) return at_instruction(step, std::move(entries).error());
+  ASSIGN_OR_RETURN(layers::LayerId layer, add_layer(step, *entries));
+  return record(step, inputs, std::move(layer));
+}
+
+// --- COPY and ADD ---------------------------------------------------------------------------------
+
+Result<Outcome> Executor::execute_body(const Step& step, const CopyStep& copy) {
+  KeyInputs inputs = common_inputs(step, copy.is_add ? "ADD" : "COPY");
+  inputs.add("destination", copy.destination);
+  inputs.add("chown", copy.chown);
+  inputs.add("chmod", copy.chmod);
+  inputs.add("options", fmt::format("link={} parents={} unpack={} if-exists={}", copy.link, copy.parents, copy.unpack, copy.if_exists));
+  for (const std::string& exclude : copy.excludes) inputs.add("exclude", exclude);
+
+  // Files of a stage whose own steps are known to be the same need not be read at all.
+  const std::string source_key = key_of_source(copy.from);
+  KeyInputs by_definition = inputs;
+  if (!source_key.empty()) {
+    by_definition.add("from", source_key);
+    for (const parser::Word& source : copy.sources) by_definition.add("path", source.text);
+    for (const auto& [name, content] : copy.inline_files) by_definition.add("heredoc:" + name, sha256_hex(content));
+    if (auto hit = recorded(step, by_definition)) return std::move(*hit);
+  }
+
+  ASSIGN_OR_RETURN(const std::shared_ptr<const SourceTree> tree, tree_of(copy.from, step.stage));
+  auto selected = select_sources(copy, step, tree, env_.pool);
+  if (!selected) return at_instruction(step, std::move(selected).error());
+  for (const std::string& warning : selected->warnings) env_.warning(warning);
+  add_selection_inputs(*selected, inputs);
+  auto outcome = recorded(step, inputs);
+  if (!outcome) {
+    auto layer = copy_files(step, copy, *selected);
+    if (!layer) return at_instruction(step, std::move(layer).error());
+    ASSIGN_OR_RETURN(outcome, record(step, inputs, std::move(*layer)));
+  }
+  if (!source_key.empty()) {
+    RETURN_IF_ERROR(records_.put(by_definition, outcome->record, step.identity + "\nby definition"));
+  }
+  return std::move(*outcome);
+}
+
+Result<layers::LayerId> Executor::copy_files(const Step& step, const CopyStep& copy, Selection& selection) {
+  ASSIGN_OR_RETURN(const std::shared_ptr<layers::RootfsView> view, view_below(step));
+  Placement placement;
+  placement.mode = copy.mode;
+  if (!copy.chown.empty()) {
+    ASSIGN_OR_RETURN(placement.owner, resolve_owner(copy.chown, reader_of(view)));
+  }
+  placement.created_time = creation_time(env_.request);
+
+  // Archives are unpacked beside the layer; their files live until it is made.
+  std::vector<layers::PendingLayer> unpacked;
+  if (copy.unpack && copy.from.kind == SourceRef::Kind::kContext) {
+    for (SelectedSource& source : selection.sources) {
+      if (source.directory || source.inline_content || source.files.front().info.type != EntryType::kFile) continue;
+      const std::string path = source.files.front().path;
+      ASSIGN_OR_RETURN(const bool archive, is_archive(*source.tree, path));
+      if (!archive) continue;
+      ASSIGN_OR_RETURN(layers::PendingLayer scratch, env_.store.begin_layer());
+      ASSIGN_OR_RETURN(std::shared_ptr<const SourceTree> tree, unpack_archive(*source.tree, path, scratch.fs()));
+      ASSIGN_OR_RETURN(source, select_whole_tree(std::move(tree), source.named));
+      source.archive = true;
+      unpacked.push_back(std::move(scratch));
+    }
+  }
+  ASSIGN_OR_RETURN(const layers::EntryList entries, place_sources(selection, copy, placement, *view));
+  return add_layer(step, entries);
+}
+
+// --- RUN -------------------------------------------------------------------------------------------
+
+Result<Outcome> Executor::execute_body(const Step& step, const RunStep& run) {
+  KeyInputs inputs = common_inputs(step, "RUN");
+  for (size_t i = 0; i < run.argv.size(); ++i) inputs.add_text(fmt::format("argv[{}]", i), run.argv[i]);
+  if (run.script) inputs.add_text("script " + run.script->first, run.script->second);
+  for (const auto& [name, value] : run.env) inputs.add_text("env." + name, value);
+  inputs.add("working directory", run.working_dir);
+  inputs.add("user", run.user);
+  inputs.add("network", run.network == NetworkMode::kNone ? "none" : "host");
+  if (run.insecure) inputs.add("security", "insecure");
+  for (const auto& [name, address] : env_.request.extra_hosts) inputs.add("host " + name, "");
+  for (const std::string& limit : env_.request.ulimits) inputs.add("ulimit", limit);
+  RETURN_IF_ERROR(add_mount_inputs(step, run, inputs));
+  if (auto hit = recorded(step, inputs)) return std::move(*hit);
+  auto layer = run_command(step, run);
+  if (!layer) return at_instruction(step, std::move(layer).error());
+  return record(step, inputs, std::move(*layer));
+}
+
+Result<void> Executor::add_mount_inputs(const Step& step, const RunStep& run, KeyInputs& inputs) {
+  int number = 0;
+  for (const PlannedMount& planned : run.mounts) {
+    const parser::Mount& m = planned.mount;
+    const std::string prefix = fmt::format("mount[{}].", number++);
+    inputs.add(prefix + "type", std::to_string(static_cast<int>(m.type)));
+    inputs.add(prefix + "target", m.target);
+    inputs.add(prefix + "options", fmt::format("ro={} id={} env={} mode={} uid={} gid={} size={}", m.read_only, m.id, m.env.value_or(""),
+                                               m.mode.value_or(0), m.uid.value_or(0), m.gid.value_or(0), m.size_bytes.value_or(0)));
+    if (m.type != parser::MountType::kBind) continue;  // what a cache or secret holds is no input
+    inputs.add(prefix + "source", m.source);
+    if (const std::string key = key_of_source(planned.from); !key.empty()) {
+      inputs.add(prefix + "from", key);
+      continue;
+    }
+    CopyStep everything;
+    everything.from = planned.from;
+    everything.sources.push_back({m.source, step.instruction.range});
+    ASSIGN_OR_RETURN(const std::shared_ptr<const SourceTree> tree, tree_of(planned.from, step.stage));
+    ASSIGN_OR_RETURN(const Selection selection, select_sources(everything, step, tree, env_.pool));
+    add_selection_inputs(selection, inputs);
+  }
+  return {};
+}
+
+}  // namespace lamina::builder

@@ -1,0 +1,115 @@
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "base/text.h"
+#include "builder/build.h"
+
+namespace lamina::builder {
+
+namespace {
+
+const std::vector<std::pair<std::string, OutputSpec::Type>> kTypes = {
+    {"image", OutputSpec::Type::kImage}, {"registry", OutputSpec::Type::kRegistry}, {"oci", OutputSpec::Type::kOci},
+    {"docker", OutputSpec::Type::kDocker}, {"tar", OutputSpec::Type::kTar}, {"local", OutputSpec::Type::kLocal}};
+
+Error unknown(std::string_view what, const std::string& word, const std::vector<std::string>& known) {
+  Error error(ErrorKind::kInvalidInput, fmt::format("unknown {} \"{}\" in --output", what, word));
+  if (const auto near = nearest_name(word, known)) return std::move(error).with_note("did you mean " + *near + "?");
+  return std::move(error).with_note("known: " + join(known, ", "));
+}
+
+Result<bool> parse_bool(const std::string& key, const std::string& value) {
+  if (value == "true" || value == "1") return true;
+  if (value == "false" || value == "0") return false;
+  return Error(ErrorKind::kInvalidInput, fmt::format("{}={} in --output: it is true or false", key, value));
+}
+
+Result<void> set_option(OutputSpec& spec, const std::string& key, const std::string& value) {
+  if (key == "type") {
+    std::vector<std::string> names;
+    for (const auto& [name, type] : kTypes) {
+      names.push_back(name);
+      if (name == value) {
+        spec.type = type;
+        return {};
+      }
+    }
+    return unknown("type", value, names);
+  }
+  if (key == "dest") {
+    spec.dest = value;
+  } else if (key == "name") {
+    spec.names.push_back(value);
+  } else if (key == "push") {
+    ASSIGN_OR_RETURN(spec.push, parse_bool(key, value));
+  } else if (key == "tar") {
+    ASSIGN_OR_RETURN(spec.tar, parse_bool(key, value));
+  } else if (key == "force-compression") {
+    ASSIGN_OR_RETURN(spec.compression.force, parse_bool(key, value));
+  } else if (key == "oci-mediatypes") {
+    ASSIGN_OR_RETURN(const bool oci_types, parse_bool(key, value));
+    if (!oci_types) return Error(ErrorKind::kUnsupported, "oci-mediatypes=false is not supported: images are written with OCI media types");
+  } else if (key == "compression") {
+    spec.compression_given = true;
+    if (value == "gzip") {
+      spec.compression.type = oci::Compression::kGzip;
+    } else if (value == "zstd") {
+      spec.compression.type = oci::Compression::kZstd;
+    } else if (value == "uncompressed") {
+      spec.compression.type = oci::Compression::kNone;
+    } else {
+      return unknown("compression", value, {"gzip", "zstd", "uncompressed"});
+    }
+  } else if (key == "compression-level") {
+    const auto level = parse_uint(value);
+    if (!level || *level > 22) return Error(ErrorKind::kInvalidInput, fmt::format("compression-level={} in --output: it is a number from 0 to 22", value));
+    spec.compression.level = static_cast<int>(*level);
+  } else {
+    return unknown("option", key, {"type", "dest", "name", "push", "tar", "compression", "compression-level", "force-compression", "oci-mediatypes"});
+  }
+  return {};
+}
+
+}  // namespace
+
+Result<OutputSpec> parse_output(std::string_view text) {
+  OutputSpec spec;
+  if (text.find('=') == std::string_view::npos) {
+    // Docker's short forms: "-" is a tar on standard output, anything else a directory.
+    spec.type = text == "-" ? OutputSpec::Type::kTar : OutputSpec::Type::kLocal;
+    spec.dest = text;
+    if (text.empty()) return Error(ErrorKind::kInvalidInput, "--output is empty");
+    return spec;
+  }
+  bool tar_given = false;
+  for (std::string part : split(text, ',')) {
+    const size_t eq = part.find('=');
+    if (eq == std::string::npos) {
+      if (!spec.names.empty()) {  // name=a,b
+        spec.names.push_back(part);
+        continue;
+      }
+      return Error(ErrorKind::kInvalidInput, fmt::format("\"{}\" in --output has no value", part)).with_note("write type=oci,dest=image.tar");
+    }
+    if (part.front() == '"') part = part.substr(1);
+    if (!part.empty() && part.back() == '"') part.pop_back();
+    const size_t at = part.find('=');
+    const std::string key = to_lower(trim(part.substr(0, at)));
+    tar_given = tar_given || key == "tar";
+    RETURN_IF_ERROR(set_option(spec, key, part.substr(at + 1)));
+  }
+  const bool needs_dest = spec.type == OutputSpec::Type::kOci || spec.type == OutputSpec::Type::kTar || spec.type == OutputSpec::Type::kLocal || spec.type == OutputSpec::Type::kDocker;
+  if (needs_dest && spec.dest.empty()) {
+    return Error(ErrorKind::kInvalidInput, fmt::format("--output {} needs dest=", text)).with_note("dest=FILE, dest=DIRECTORY, or dest=- for standard output");
+  }
+  // As buildx: a tar, unless tar=false or the destination is written as a directory.
+  if (spec.type == OutputSpec::Type::kOci && !tar_given) spec.tar = spec.dest.back() != '/';
+  if (spec.type == OutputSpec::Type::kOci && !spec.tar && spec.dest == "-") {
+    return Error(ErrorKind::kInvalidInput, "a layout directory cannot go to standard output; leave tar=false out");
+  }
+  RETURN_IF_ERROR(layers::check(spec.compression));
+  return spec;
+}
+
+}  // namespace lamina::builder

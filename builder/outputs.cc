@@ -1,0 +1,143 @@
+#include "builder/outputs.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+
+#include "base/files.h"
+#include "base/text.h"
+#include "builder/copy.h"
+#include "layers/snapshot.h"
+#include "layers/tar.h"
+#include "registry/layout.h"
+
+namespace lamina::builder {
+
+namespace {
+
+// A file that appears only when it is complete; "-" is standard output.
+Result<void> write_file_output(const std::string& dest, const std::function<Result<void>(ByteSink&)>& write) {
+  if (dest == "-") {
+    FdSink sink(STDOUT_FILENO);
+    return write(sink);
+  }
+  const std::string temp = dest + "." + temporary_name("part");
+  const auto write_temp = [&]() -> Result<void> {
+    ASSIGN_OR_RETURN(UniqueFd fd, open_at(AT_FDCWD, temp, O_WRONLY | O_CREAT | O_EXCL, 0644));
+    FdSink sink(fd.get());
+    RETURN_IF_ERROR(write(sink));
+    RETURN_IF_ERROR(fd.close());
+    if (::rename(temp.c_str(), dest.c_str()) != 0) return system_error(errno, "rename", dest);
+    return {};
+  };
+  auto result = write_temp();
+  if (!result) ::unlink(temp.c_str());
+  return result;
+}
+
+// The image's files as one list of entries, whiteouts applied.
+Result<layers::EntryList> flattened(layers::Store& store, registry::Client& client, const oci::Image& image, ThreadPool& pool) {
+  ASSIGN_OR_RETURN(const oci::ImageConfig config, oci::ImageConfig::parse(image.config_json));
+  std::vector<layers::LayerId> stack;
+  for (size_t i = 0; i < config.diff_ids.size() && i < image.manifest.layers.size(); ++i) {
+    ASSIGN_OR_RETURN(layers::LayerId id, store.add_pulled(config.diff_ids[i], image.manifest.layers[i]));
+    stack.push_back(std::move(id));
+  }
+  const auto remote = source_of_image(store, client, image);
+  ASSIGN_OR_RETURN(const std::vector<std::string> snapshots, store.snapshots(stack, pool, remote.get()));
+  ASSIGN_OR_RETURN(std::shared_ptr<layers::RootfsView> view, layers::RootfsView::open(snapshots));
+  Selection selection;
+  ASSIGN_OR_RETURN(SelectedSource whole, select_whole_tree(tree_of_view(std::move(view), "image"), "/"));
+  selection.sources.push_back(std::move(whole));
+  CopyStep copy;
+  copy.destination = "/";
+  ASSIGN_OR_RETURN(const std::shared_ptr<layers::RootfsView> nothing, layers::RootfsView::open({}));
+  return place_sources(selection, copy, Placement{}, *nothing);
+}
+
+Result<void> write_directory(const std::string& dest, const layers::EntryList& entries) {
+  RETURN_IF_ERROR(make_directories(AT_FDCWD, dest));
+  ASSIGN_OR_RETURN(const UniqueFd root, open_directory(AT_FDCWD, dest));
+  layers::SnapshotWriter writer(root.get(), nullptr);
+  for (const layers::Entry& entry : entries) RETURN_IF_ERROR(writer.add(entry, nullptr));
+  return writer.finish();
+}
+
+}  // namespace
+
+Result<void> write_output(layers::Store& store, registry::Client& client, const oci::Image& image, const OutputSpec& output,
+                          const std::vector<oci::Reference>& names, ThreadPool& pool, EventHub& events) {
+  const bool flat = output.type == OutputSpec::Type::kTar || output.type == OutputSpec::Type::kLocal;
+  VertexScope vertex(events, flat ? "exporting files to " + output.dest : "exporting image to " + output.dest);
+  if (flat) {
+    ASSIGN_OR_RETURN(const layers::EntryList entries, flattened(store, client, image, pool));
+    if (output.type == OutputSpec::Type::kLocal) {
+      RETURN_IF_ERROR(write_directory(output.dest, entries));
+    } else {
+      const auto write_tar = [&](ByteSink& sink) -> Result<void> {
+        layers::TarWriter tar(sink, std::nullopt);
+        for (const layers::Entry& entry : entries) RETURN_IF_ERROR(tar.add(entry));
+        return tar.finish();
+      };
+      RETURN_IF_ERROR(write_file_output(output.dest, write_tar));
+    }
+    vertex.done();
+    return {};
+  }
+  const auto source = source_of_image(store, client, image);
+  layers::CompressionOptions compression = output.compression;
+  // `docker load` unpacks at once: compressing first would only cost time.
+  if (output.type == OutputSpec::Type::kDocker && !output.compression_given) compression.type = oci::Compression::kNone;
+  ASSIGN_OR_RETURN(const oci::Image sent, compress_image(store, image, compression, pool));
+  const registry::ExportImage exported{&sent, names};
+  if (output.type == OutputSpec::Type::kOci && !output.tar) {
+    RETURN_IF_ERROR(registry::write_layout_directory(output.dest, exported, *source));
+  } else {
+    RETURN_IF_ERROR(write_file_output(output.dest, [&](ByteSink& sink) {
+      return output.type == OutputSpec::Type::kOci ? registry::write_layout_tar(sink, exported, *source) : registry::write_docker_archive(sink, exported, *source);
+    }));
+  }
+  vertex.done();
+  return {};
+}
+
+Result<registry::PushReport> push_to(layers::Store& store, registry::Client& client, const oci::Image& image,
+                                     const std::vector<oci::Reference>& names, const layers::CompressionOptions& compression,
+                                     ThreadPool& pool, EventHub& events) {
+  // Repositories that are known to hold layers of this image can give them to a neighbour without an upload.
+  std::map<std::string, std::vector<std::string>> known;
+  for (const oci::Descriptor& layer : image.manifest.layers) {
+    if (const auto source = annotated_source(layer)) known[source->registry()].push_back(source->repository());
+  }
+  const auto source = source_of_image(store, client, image);
+  std::map<std::string, std::vector<oci::Reference>> groups;
+  for (const oci::Reference& name : names) groups[name.registry() + "/" + name.repository()].push_back(name);
+  registry::PushReport total;
+  std::optional<oci::Image> sent;
+  for (const auto& [repository, references] : groups) {
+    VertexScope vertex(events, "pushing " + references.front().familiar());
+    if (!sent) {
+      ASSIGN_OR_RETURN(sent, compress_image(store, image, compression, pool));
+    }
+    std::vector<std::string> mounts = known[references.front().registry()];
+    std::erase(mounts, references.front().repository());
+    std::sort(mounts.begin(), mounts.end());
+    mounts.erase(std::unique(mounts.begin(), mounts.end()), mounts.end());
+    const auto progress = [&](const oci::Descriptor& blob, uint64_t done, uint64_t all) {
+      events.progress(vertex.id(), "layer " + blob.digest.hex().substr(0, 12), done, all);
+    };
+    ASSIGN_OR_RETURN_WITH(const registry::PushReport report, registry::push_image(client, *sent, *source, references, mounts, progress), "pushing " + references.front().familiar());
+    total.manifest = report.manifest;
+    total.uploaded_bytes += report.uploaded_bytes;
+    total.uploaded += report.uploaded;
+    total.mounted += report.mounted;
+    total.existed += report.existed;
+    vertex.done();
+  }
+  return total;
+}
+
+}  // namespace lamina::builder

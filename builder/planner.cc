@@ -1,0 +1,410 @@
+// Stages: which are reached, what they start from, how names find files. Instructions are in
+// planner_instructions.cc.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstdlib>
+
+#include "base/text.h"
+#include "builder/internal/planner_scope.h"
+
+namespace lamina::builder::internal {
+
+namespace {
+
+constexpr std::string_view kDefaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+constexpr const char* kProxyNames[] = {"HTTP_PROXY", "http_proxy",  "HTTPS_PROXY", "https_proxy", "FTP_PROXY",
+                                       "ftp_proxy",  "NO_PROXY",    "no_proxy",    "ALL_PROXY",   "all_proxy"};
+
+void put_platform(std::map<std::string, std::string>& out, const std::string& prefix, const oci::Platform& p) {
+  out[prefix + "PLATFORM"] = p.text();
+  out[prefix + "OS"] = p.os;
+  out[prefix + "OSVERSION"] = p.os_version;
+  out[prefix + "ARCH"] = p.architecture;
+  out[prefix + "VARIANT"] = p.variant;
+}
+
+}  // namespace
+
+void set_variable(Variables& variables, const std::string& name, const std::string& value) {
+  for (auto& [n, v] : variables) {
+    if (n == name) {
+      v = value;
+      return;
+    }
+  }
+  variables.emplace_back(name, value);
+}
+
+std::optional<std::string> get_variable(const Variables& variables, std::string_view name) {
+  for (const auto& [n, v] : variables) {
+    if (n == name) return v;
+  }
+  return std::nullopt;
+}
+
+BuildArguments::BuildArguments(const BuildRequest& request, const oci::Platform& platform, std::string target_stage) {
+  for (const auto& [name, value] : request.build_args) {
+    if (value) {
+      given_[name] = *value;
+    } else if (const char* from_environment = std::getenv(name.c_str())) {  // NOLINT(concurrency-mt-unsafe)
+      given_[name] = from_environment;
+    }
+  }
+  put_platform(platform_, "BUILD", oci::Platform::host());
+  put_platform(platform_, "TARGET", platform);
+  platform_["TARGETSTAGE"] = target_stage.empty() ? "default" : std::move(target_stage);
+}
+
+std::optional<std::string> BuildArguments::given(const std::string& name) const {
+  const auto it = given_.find(name);
+  return it == given_.end() ? std::nullopt : std::optional(it->second);
+}
+
+std::optional<std::string> BuildArguments::of_platform(const std::string& name) const {
+  const auto it = platform_.find(name);
+  return it == platform_.end() ? std::nullopt : std::optional(it->second);
+}
+
+Variables BuildArguments::proxies() const {
+  Variables out;
+  for (const char* name : kProxyNames) {
+    if (const auto it = given_.find(name); it != given_.end()) out.emplace_back(name, it->second);
+  }
+  return out;
+}
+
+Error Complaints::fail(const parser::Instruction&, SourceRange range, std::string message,
+                       std::vector<std::string> notes, ErrorKind kind) const {
+  Diagnostic d = parser::diagnostic_at(dockerfile_, Severity::kError, range, message, std::move(notes));
+  return Error(kind, std::move(message)).with_diagnostic(std::move(d));
+}
+
+Planner::Planner(const parser::Dockerfile& dockerfile, const BuildRequest& request, const oci::Platform& platform,
+                 ImageResolver& resolver)
+    : dockerfile_(dockerfile), request_(request), resolver_(resolver), complaints_(dockerfile) {
+  plan_.dockerfile = dockerfile.file;
+  plan_.platform = platform;
+}
+
+Result<int> Planner::find_target() const {
+  if (request_.target.empty()) return static_cast<int>(dockerfile_.stages.size()) - 1;
+  const std::string wanted = to_lower(request_.target);
+  std::vector<std::string> names;
+  // The last stage of that name wins, as for later references.
+  for (int i = static_cast<int>(dockerfile_.stages.size()) - 1; i >= 0; --i) {
+    const std::string& name = dockerfile_.stages[static_cast<size_t>(i)].name;
+    if (name == wanted) return i;
+    if (!name.empty()) names.push_back(name);
+  }
+  if (const auto index = parse_uint(wanted); index && *index < dockerfile_.stages.size()) return static_cast<int>(*index);
+  Error error(ErrorKind::kInvalidInput, fmt::format("target stage \"{}\" could not be found", request_.target));
+  if (const auto near = nearest_name(wanted, names)) return std::move(error).with_note("did you mean " + *near + "?");
+  std::reverse(names.begin(), names.end());
+  return std::move(error).with_note(names.empty() ? "no stage has a name; add AS name to a FROM" : "the stages are: " + join(names, ", "));
+}
+
+Result<Plan> Planner::run() {
+  ASSIGN_OR_RETURN(plan_.target, find_target());
+  const parser::Stage& target = dockerfile_.stages[static_cast<size_t>(plan_.target)];
+  arguments_.emplace(request_, plan_.platform, target.name);
+  RETURN_IF_ERROR(evaluate_global_args());
+  RETURN_IF_ERROR(evaluate_stage(plan_.target));
+  name_steps();
+  oci::ImageConfig& config = plan_.stages.at(plan_.target).config;
+  for (const auto& [name, value] : request_.labels) config.labels[name] = value;
+  return std::move(plan_);
+}
+
+Result<void> Planner::evaluate_global_args() {
+  for (const parser::Instruction& i : dockerfile_.global_args) {
+    const auto* arg = std::get_if<parser::Arg>(&i.body);
+    if (arg == nullptr) continue;
+    for (const parser::Arg::Item& item : arg->items) {
+      std::optional<std::string> value = arguments_->given(item.name.text);
+      if (!value && item.value) {
+        ASSIGN_OR_RETURN(value, expand_global(i, *item.value));
+      }
+      if (!value) value = arguments_->of_platform(item.name.text);
+      if (value) set_variable(global_, item.name.text, *value);
+    }
+  }
+  return {};
+}
+
+Result<std::string> Planner::expand_global(const parser::Instruction& i, const parser::Word& word) {
+  const auto lookup = [&](std::string_view name) -> std::optional<std::string> {
+    if (auto value = get_variable(global_, name)) return value;
+    return arguments_->of_platform(std::string(name));
+  };
+  auto expanded = parser::expand_word(word.text, lookup, dockerfile_.directives.escape);
+  if (!expanded) return complaints_.fail(i, word.range, expanded.error().message());
+  return std::move(expanded->text);
+}
+
+Result<std::string> Planner::expand(const StageScope& scope, const parser::Instruction& i, const parser::Word& word) {
+  const auto lookup = [&](std::string_view name) { return get_variable(scope.stage.env, name); };
+  auto expanded = parser::expand_word(word.text, lookup, dockerfile_.directives.escape);
+  if (!expanded) return complaints_.fail(i, word.range, expanded.error().message());
+  return std::move(expanded->text);
+}
+
+Result<int> Planner::add_resolved(Result<ResolvedImage> resolved, const parser::Instruction& i, SourceRange range) {
+  if (!resolved) {
+    Error error = std::move(resolved).error();
+    Diagnostic d = parser::diagnostic_at(dockerfile_, Severity::kError, range, error.message());
+    (void)i;
+    return std::move(error).with_diagnostic(std::move(d));
+  }
+  plan_.images.push_back(std::move(*resolved));
+  return static_cast<int>(plan_.images.size()) - 1;
+}
+
+Result<int> Planner::add_image(const std::string& name, const oci::Platform& platform, const parser::Instruction& i,
+                               SourceRange range) {
+  const std::string key = name + " " + platform.text();
+  if (const auto it = image_index_.find(key); it != image_index_.end()) return it->second;
+  int index = -1;
+  const auto named = request_.build_contexts.find(name);
+  constexpr std::string_view kLayout = "oci-layout://", kDockerImage = "docker-image://";
+  if (named != request_.build_contexts.end() && named->second.compare(0, kLayout.size(), kLayout) == 0) {
+    ASSIGN_OR_RETURN(index, add_resolved(resolver_.from_layout(named->second.substr(kLayout.size()), platform), i, range));
+  } else if (named != request_.build_contexts.end() && named->second.compare(0, kDockerImage.size(), kDockerImage) == 0) {
+    ASSIGN_OR_RETURN(index, add_resolved(resolver_.by_name(named->second.substr(kDockerImage.size()), platform), i, range));
+  } else {
+    if (const auto parsed = oci::Reference::parse(name); !parsed) {
+      Error error = complaints_.fail(i, range, parsed.error().message(), parsed.error().notes());
+      return error;
+    }
+    ASSIGN_OR_RETURN(index, add_resolved(resolver_.by_name(name, platform), i, range));
+  }
+  image_index_[key] = index;
+  return index;
+}
+
+// dockerfile-language 1.5: a decimal is an index; else an earlier stage; else a named context or an image.
+Result<SourceRef> Planner::source_ref(StageScope& scope, const parser::Instruction& i, const std::string& name,
+                                      SourceRange range, bool allow_index) {
+  SourceRef ref;
+  ref.name = name;
+  if (name.empty()) return complaints_.fail(i, range, "the name of the stage or image is empty");
+  int stage = -1;
+  const std::string lower = to_lower(name);
+  const auto& stages = dockerfile_.stages;
+  const auto index = parse_uint(name);
+  if (allow_index && index) {
+    if (*index >= stages.size() || static_cast<int>(*index) >= scope.stage.index) {
+      return complaints_.fail(i, range, fmt::format("there is no earlier stage number {}", name),
+                              {fmt::format("stages are counted from 0; this is stage {}", scope.stage.index)});
+    }
+    stage = static_cast<int>(*index);
+  } else {
+    for (int k = scope.stage.index - 1; k >= 0 && stage < 0; --k) {
+      if (stages[static_cast<size_t>(k)].name == lower) stage = k;
+    }
+  }
+  if (stage >= 0) {
+    RETURN_IF_ERROR(evaluate_stage(stage));
+    ref.kind = SourceRef::Kind::kStage;
+    ref.stage = stage;
+    return ref;
+  }
+  const auto named = request_.build_contexts.find(name);
+  if (named != request_.build_contexts.end() && named->second.find("://") == std::string::npos) {
+    ref.kind = SourceRef::Kind::kNamedContext;
+    return ref;
+  }
+  if (named == request_.build_contexts.end()) {
+    if (name == "scratch") {
+      ref.kind = SourceRef::Kind::kScratch;
+      return ref;
+    }
+    for (size_t k = static_cast<size_t>(scope.stage.index); k < stages.size(); ++k) {
+      if (stages[k].name != lower) continue;
+      return complaints_.fail(i, range, static_cast<int>(k) == scope.stage.index
+                                            ? fmt::format("a stage cannot copy from itself (\"{}\")", name)
+                                            : fmt::format("cannot copy from stage \"{}\", it needs to be defined before current stage", name));
+    }
+  }
+  ref.kind = SourceRef::Kind::kImage;
+  ASSIGN_OR_RETURN(ref.image, add_image(name, plan_.platform, i, range));
+  return ref;
+}
+
+Result<void> Planner::resolve_base(StageScope& scope) {
+  const parser::Instruction& i = scope.source.from;
+  const auto& from = std::get<parser::From>(i.body);
+  PlannedStage& stage = scope.stage;
+  ASSIGN_OR_RETURN(const std::string name, expand_global(i, from.image));
+  if (name.empty()) {
+    return complaints_.fail(i, from.image.range, fmt::format("the base image name ({}) is empty after expansion", from.image.text),
+                            {"give the ARG a default value before the first FROM, or pass --build-arg"});
+  }
+  oci::Platform platform = plan_.platform;
+  if (from.platform) {
+    ASSIGN_OR_RETURN(const std::string text, expand_global(i, *from.platform));
+    auto parsed = oci::Platform::parse(text);
+    if (!parsed) return complaints_.fail(i, from.platform->range, parsed.error().message(), parsed.error().notes());
+    platform = std::move(*parsed);
+  }
+  const std::string lower = to_lower(name);
+  for (int k = stage.index - 1; k >= 0; --k) {
+    if (dockerfile_.stages[static_cast<size_t>(k)].name != lower) continue;
+    RETURN_IF_ERROR(evaluate_stage(k));
+    const PlannedStage& base = plan_.stages.at(k);
+    stage.base_stage = k;
+    stage.config = base.config;
+    stage.history = base.history;
+    stage.env = base.env;
+    stage.arg_names = base.arg_names;
+    return {};
+  }
+  if (name == "scratch" && !request_.build_contexts.contains(name)) {
+    stage.config.platform = platform;
+    stage.config.env = {"PATH=" + std::string(kDefaultPath)};
+    stage.config.working_dir = "/";
+  } else {
+    if (const auto named = request_.build_contexts.find(name);
+        named != request_.build_contexts.end() && named->second.find("://") == std::string::npos) {
+      return complaints_.fail(i, from.image.range, fmt::format("the named context \"{}\" is a directory and cannot be a base image", name),
+                              {"use --build-context " + name + "=oci-layout://PATH or docker-image://NAME, or COPY --from=" + name});
+    }
+    ASSIGN_OR_RETURN(stage.base_image, add_image(name, platform, i, from.image.range));
+    stage.config = plan_.images[static_cast<size_t>(stage.base_image)].config;
+    stage.config.created.clear();
+    for (const oci::HistoryEntry& h : stage.config.history) stage.history.push_back({h, -1});
+    if (!stage.config.env_value("PATH")) stage.config.set_env("PATH", kDefaultPath);
+  }
+  for (const std::string& e : stage.config.env) {
+    const size_t eq = e.find('=');
+    set_variable(stage.env, e.substr(0, eq), eq == std::string::npos ? "" : e.substr(eq + 1));
+  }
+  return {};
+}
+
+Result<void> Planner::evaluate_stage(int index) {
+  if (plan_.stages.contains(index)) return {};
+  StageScope scope{dockerfile_.stages[static_cast<size_t>(index)], {}};
+  scope.stage.index = index;
+  scope.stage.name = scope.source.name;
+  RETURN_IF_ERROR(resolve_base(scope));
+  const std::vector<std::string> triggers = std::exchange(scope.stage.config.on_build, {});
+  const std::string origin = scope.stage.base_image >= 0 ? plan_.images[static_cast<size_t>(scope.stage.base_image)].name
+                             : "stage " + (scope.stage.base_stage >= 0 ? plan_.stages.at(scope.stage.base_stage).name : std::string());
+  RETURN_IF_ERROR(run_triggers(scope, triggers, origin));
+  for (const parser::Instruction& i : scope.source.instructions) RETURN_IF_ERROR(apply(scope, i));
+  plan_.stages.emplace(index, std::move(scope.stage));
+  return {};
+}
+
+Result<void> Planner::run_triggers(StageScope& scope, const std::vector<std::string>& triggers, const std::string& origin) {
+  for (const std::string& text : triggers) {
+    parser::ParsedInstruction parsed = parser::parse_trigger("ONBUILD of " + origin, text);
+    if (!parsed.instruction || parser::has_errors(parsed.diagnostics)) {
+      Error error(ErrorKind::kInvalidInput, fmt::format("the ONBUILD trigger \"{}\" of {} cannot be used", printable(text), origin));
+      for (Diagnostic& d : parsed.diagnostics) error = std::move(error).with_diagnostic(std::move(d));
+      return error;
+    }
+    // Errors about a trigger point at the FROM that brought it.
+    parsed.instruction->range = scope.source.from.range;
+    scope.in_trigger = true;
+    RETURN_IF_ERROR_WITH(apply(scope, *parsed.instruction), fmt::format("running the ONBUILD trigger \"{}\" of {}", printable(text), origin));
+    scope.in_trigger = false;
+  }
+  return {};
+}
+
+Result<void> Planner::apply(StageScope& scope, const parser::Instruction& instruction) {
+  return std::visit([&](const auto& body) { return apply_body(scope, instruction, body); }, instruction.body);
+}
+
+void Planner::add_history(StageScope& scope, std::string created_by) {
+  oci::HistoryEntry entry;
+  entry.created_by = std::move(created_by);
+  entry.comment = "lamina";
+  entry.empty_layer = true;
+  scope.stage.history.push_back({std::move(entry), -1});
+}
+
+void Planner::add_step(StageScope& scope, const parser::Instruction& i, Step step, std::string created_by) {
+  step.id = static_cast<int>(plan_.steps.size());
+  step.stage = scope.stage.index;
+  step.instruction = i;
+  step.file = dockerfile_.file;
+  step.line_text = std::string(line_of(*dockerfile_.text, i.range.line));
+  if (!scope.stage.steps.empty()) {
+    step.parent = scope.stage.steps.back();
+  } else if (scope.stage.base_stage >= 0) {
+    const std::vector<int> below = plan_.chain(scope.stage.base_stage);
+    if (!below.empty()) step.parent = below.back();
+  }
+  if (scope.stage.base_stage >= 0 && step.parent < 0) step.needs_stages.push_back(scope.stage.base_stage);
+  const auto& filter = request_.no_cache_filter;
+  step.no_cache = request_.no_cache || (!scope.stage.name.empty() &&
+                                        std::find(filter.begin(), filter.end(), scope.stage.name) != filter.end());
+  oci::HistoryEntry entry;
+  entry.created_by = std::move(created_by) + " # lamina";
+  entry.comment = "lamina";
+  scope.stage.history.push_back({std::move(entry), step.id});
+  scope.stage.steps.push_back(step.id);
+  plan_.steps.push_back(std::move(step));
+}
+
+// "[2/7] RUN make" when there is one stage, else "[build 2/7] …"; FROM counts as the first.
+void Planner::name_steps() {
+  for (auto& [index, stage] : plan_.stages) {
+    int number = 1;
+    for (int id : stage.steps) {
+      Step& step = plan_.steps[static_cast<size_t>(id)];
+      const std::string prefix = plan_.stages.size() == 1 ? ""
+                                 : (stage.name.empty() ? fmt::format("stage-{}", index) : stage.name) + " ";
+      step.title = fmt::format("[{}{}/{}] {}", prefix, ++number, stage.steps.size() + 1, printable(step.instruction.original));
+      step.identity = fmt::format("{}\n{}\n{}\n{}", request_.context, plan_.dockerfile, index, number);
+    }
+  }
+}
+
+}  // namespace lamina::builder::internal
+
+namespace lamina::builder {
+
+std::vector<int> Plan::chain(int stage) const {
+  std::vector<int> out;
+  for (int at = stage; at >= 0;) {
+    const PlannedStage& s = stages.at(at);
+    out.insert(out.begin(), s.steps.begin(), s.steps.end());
+    at = s.base_stage;
+  }
+  return out;
+}
+
+const ResolvedImage* Plan::base_of(int stage) const {
+  int at = stage;
+  while (stages.at(at).base_stage >= 0) at = stages.at(at).base_stage;
+  const int image = stages.at(at).base_image;
+  return image < 0 ? nullptr : &images[static_cast<size_t>(image)];
+}
+
+std::string Plan::describe() const {
+  std::string out = fmt::format("plan for {} ({} stages, {} steps)\n", platform.text(), stages.size(), steps.size());
+  for (const auto& [index, stage] : stages) {
+    const std::string base = stage.base_image >= 0   ? images[static_cast<size_t>(stage.base_image)].name
+                             : stage.base_stage >= 0 ? fmt::format("stage {}", stage.base_stage)
+                                                     : "scratch";
+    out += fmt::format("stage {}{}{} from {}\n", index, stage.name.empty() ? "" : " ", stage.name, base);
+    for (int id : stage.steps) {
+      const Step& step = steps[static_cast<size_t>(id)];
+      std::string needs;
+      for (int s : step.needs_stages) needs += fmt::format(" needs stage {}", s);
+      out += fmt::format("  #{} {}{}{}\n", id, step.title, step.parent >= 0 ? fmt::format(" (on #{})", step.parent) : "", needs);
+    }
+  }
+  return out;
+}
+
+Result<Plan> make_plan(const parser::Dockerfile& dockerfile, const BuildRequest& request, const oci::Platform& platform,
+                       ImageResolver& resolver) {
+  return internal::Planner(dockerfile, request, platform, resolver).run();
+}
+
+}  // namespace lamina::builder

@@ -1,0 +1,399 @@
+// What each instruction does to the stage: its config, its variables, its steps.
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "base/text.h"
+#include "builder/internal/planner_scope.h"
+
+namespace lamina::builder::internal {
+
+namespace {
+
+const std::vector<std::string> kDefaultShell = {"/bin/sh", "-c"};
+
+// Go's %q of a list, as Docker's history shows exec forms: ["a" "b"].
+std::string quoted_list(const std::vector<std::string>& words) {
+  std::vector<std::string> quoted;
+  for (const std::string& w : words) quoted.push_back(go_quote(w));
+  return "[" + join(quoted, " ") + "]";
+}
+
+std::string absolute(const std::string& path, const std::string& working_dir) {
+  if (!path.empty() && path.front() == '/') return clean_path(path);
+  return clean_path((working_dir.empty() ? "/" : working_dir) + "/" + path);
+}
+
+// Like absolute(), but a trailing "/" (or "/.") says "a directory" and is kept.
+std::string absolute_destination(const std::string& path, const std::string& working_dir) {
+  const bool directory = path.empty() || path == "." || path.back() == '/' ||
+                         (path.size() >= 2 && path.compare(path.size() - 2, 2, "/.") == 0);
+  const std::string out = absolute(path, working_dir);
+  return directory && out.back() != '/' ? out + "/" : out;
+}
+
+}  // namespace
+
+std::vector<std::string> Planner::with_shell(const StageScope& scope, const parser::CommandLine& command) const {
+  if (!command.shell_form) return command.args;
+  std::vector<std::string> argv = scope.stage.config.shell && !scope.stage.config.shell->empty() ? *scope.stage.config.shell : kDefaultShell;
+  argv.insert(argv.end(), command.args.begin(), command.args.end());
+  return argv;
+}
+
+Result<void> Planner::apply_body(StageScope&, const parser::Instruction& i, const parser::From&) {
+  return complaints_.fail(i, i.range, "FROM cannot stand here", {}, ErrorKind::kInternal);
+}
+
+// dockerfile-language 1.6: --build-arg, else the default, else the global ARG or platform value.
+Result<void> Planner::apply_body(StageScope& scope, const parser::Instruction& i, const parser::Arg& body) {
+  std::vector<std::string> shown;
+  const Variables before = scope.stage.env;
+  Variables& env = scope.stage.env;
+  for (const parser::Arg::Item& item : body.items) {
+    const std::string& name = item.name.text;
+    std::optional<std::string> value = arguments_->given(name);
+    if (!value && item.value) {
+      ASSIGN_OR_RETURN(value, expand(scope, i, *item.value));
+    }
+    if (!value) value = get_variable(global_, name);
+    if (!value) value = arguments_->of_platform(name);
+    shown.push_back(value ? name + "=" + *value : name);
+    if (!value) continue;
+    set_variable(env, name, *value);
+    std::erase(scope.stage.arg_names, name);
+    scope.stage.arg_names.push_back(name);
+  }
+  add_history(scope, "ARG " + join(shown, " "));
+  return {};
+}
+
+Result<void> Planner::apply_body(StageScope& scope, const parser::Instruction& i, const parser::Env& body) {
+  // All words see the values from before the instruction.
+  Variables pairs;
+  for (const parser::KeyValue& kv : body.pairs) {
+    ASSIGN_OR_RETURN(std::string key, expand(scope, i, kv.key));
+    ASSIGN_OR_RETURN(std::string value, expand(scope, i, kv.value));
+    if (key.empty()) return complaints_.fail(i, kv.key.range, "the name of the variable is empty");
+    pairs.emplace_back(std::move(key), std::move(value));
+  }
+  std::string text = "ENV";
+  for (const auto& [key, value] : pairs) {
+    scope.stage.config.set_env(key, value);
+    set_variable(scope.stage.env, key, value);
+    std::erase(scope.stage.arg_names, key);
+    text += " " + key + "=" + value;
+  }
+  add_history(scope, std::move(text));
+  return {};
+}
+
+Result<void> Planner::apply_body(StageScope& scope, const parser::Instruction& i, const parser::Label& body) {
+  std::string text = "LABEL";
+  for (const parser::KeyValue& kv : body.pairs) {
+    ASSIGN_OR_RETURN(const std::string key, expand(scope, i, kv.key));
+    ASSIGN_OR_RETURN(const std::string value, expand(scope, i, kv.value));
+    scope.stage.config.labels[key] = value;
+    text += " " + key + "=" + value;
+  }
+  add_history(scope, std::move(text));
+  return {};
+}
+
+Result<void> Planner::apply_body(StageScope& scope, const parser::Instruction& i, const parser::Workdir& body) {
+  ASSIGN_OR_RETURN(const std::string path, expand(scope, i, body.path));
+  if (path.empty()) return complaints_.fail(i, body.path.range, "the path of WORKDIR is empty");
+  oci::ImageConfig& config = scope.stage.config;
+  config.working_dir = absolute(path, config.working_dir);
+  if (config.working_dir == "/") {
+    add_history(scope, "WORKDIR /");
+    return {};
+  }
+  Step step;
+  step.body = WorkdirStep{config.working_dir, config.user};
+  add_step(scope, i, std::move(step), "WORKDIR " + config.working_dir);
+  return {};
+}
+
+Result<void> Planner::apply_body(StageScope& scope, const parser::Instruction& i, const parser::User& body) {
+  ASSIGN_OR_RETURN(std::string user, expand(scope, i, body.user));
+  if (user.empty()) return complaints_.fail(i, body.user.range, "the user is empty after expansion");
+  scope.stage.config.user = std::move(user);
+  add_history(scope, "USER " + scope.stage.config.user);
+  return {};
+}
+
+Result<void> Planner::apply_body(StageScope& scope, const parser::Instruction&, const parser::Cmd& body) {
+  std::vector<std::string> argv = with_shell(scope, body.command);
+  add_history(scope, "CMD " + quoted_list(argv));
+  scope.stage.config.cmd = std::move(argv);
+  scope.stage.config.args_escaped = true;
+  scope.stage.cmd_set = true;
+  return {};
+}
+
+Result<void> Planner::apply_body(StageScope& scope, const parser::Instruction&, const parser::Entrypoint& body) {
+  std::vector<std::string> argv = with_shell(scope, body.command);
+  add_history(scope, "ENTRYPOINT " + quoted_list(argv));
+  if (argv.empty()) {
+    scope.stage.config.entrypoint.reset();
+  } else {
+    scope.stage.config.entrypoint = std::move(argv);
+  }
+  // A CMD of the base belongs to the base's entrypoint.
+  if (!scope.stage.cmd_set) scope.stage.config.cmd.reset();
+  return {};
+}
+
+Result<void> Planner::apply_body(StageScope& scope, const parser::Instruction& i, const parser::Expose& body) {
+  const auto lookup = [&](std::string_view name) { return get_variable(scope.stage.env, name); };
+  std::vector<std::string> words;
+  for (const parser::Word& word : body.ports) {
+    auto expanded = parser::expand_words(word.text, lookup, dockerfile_.directives.escape);
+    if (!expanded) return complaints_.fail(i, word.range, expanded.error().message());
+    words.insert(words.end(), expanded->words.begin(), expanded->words.end());
+  }
+  auto ports = parser::parse_ports(words);
+  if (!ports) return complaints_.fail(i, i.range, ports.error().message(), ports.error().notes());
+  for (const std::string& w : ports->warnings) {
+    plan_.warnings.push_back(parser::diagnostic_at(dockerfile_, Severity::kWarning, i.range, w));
+  }
+  for (const std::string& port : ports->ports) scope.stage.config.exposed_ports.insert(port);
+  add_history(scope, "EXPOSE [" + join(ports->ports, " ") + "]");
+  return {};
+}
+
+Result<void> Planner::apply_body(StageScope& scope, const parser::Instruction& i, const parser::Volume& body) {
+  std::vector<std::string> paths;
+  for (const parser::Word& word : body.paths) {
+    ASSIGN_OR_RETURN(std::string path, expand(scope, i, word));
+    if (path.empty()) return complaints_.fail(i, word.range, "the path of a VOLUME is empty");
+    scope.stage.config.volumes.insert(path);
+    paths.push_back(std::move(path));
+  }
+  add_history(scope, "VOLUME [" + join(paths, " ") + "]");
+  return {};
+}
+
+Result<void> Planner::apply_body(StageScope& scope, const parser::Instruction& i, const parser::StopSignal& body) {
+  ASSIGN_OR_RETURN(const std::string signal, expand(scope, i, body.signal));
+  if (!parser::valid_signal(signal)) {
+    return complaints_.fail(i, body.signal.range, fmt::format("\"{}\" is no signal", printable(signal)),
+                            {"write a name such as SIGTERM or a number from 1 to 64"});
+  }
+  scope.stage.config.stop_signal = signal;
+  add_history(scope, "STOPSIGNAL " + signal);
+  return {};
+}
+
+Result<void> Planner::apply_body(StageScope& scope, const parser::Instruction&, const parser::Shell& body) {
+  scope.stage.config.shell = body.argv;
+  add_history(scope, "SHELL [" + join(body.argv, " ") + "]");
+  return {};
+}
+
+Result<void> Planner::apply_body(StageScope& scope, const parser::Instruction&, const parser::Maintainer& body) {
+  scope.stage.config.author = body.name.text;
+  add_history(scope, "MAINTAINER " + body.name.text);
+  return {};
+}
+
+Result<void> Planner::apply_body(StageScope& scope, const parser::Instruction& i, const parser::Healthcheck& body) {
+  oci::HealthcheckConfig check;
+  if (body.none) {
+    check.test = {"NONE"};
+  } else {
+    check.test = {body.command.shell_form ? "CMD-SHELL" : "CMD"};
+    check.test.insert(check.test.end(), body.command.args.begin(), body.command.args.end());
+    using std::chrono::nanoseconds;
+    check.interval = body.interval.value_or(nanoseconds(0));
+    check.timeout = body.timeout.value_or(nanoseconds(0));
+    check.start_period = body.start_period.value_or(nanoseconds(0));
+    check.start_interval = body.start_interval.value_or(nanoseconds(0));
+    check.retries = body.retries.value_or(0);
+  }
+  scope.stage.config.healthcheck = std::move(check);
+  add_history(scope, i.original);
+  return {};
+}
+
+Result<void> Planner::apply_body(StageScope& scope, const parser::Instruction&, const parser::Onbuild& body) {
+  scope.stage.config.on_build.push_back(body.trigger);  // no history entry: reference 1.0
+  return {};
+}
+
+// --- COPY and ADD ---------------------------------------------------------------------------------
+
+namespace {
+
+bool is_remote_source(const std::string& text) {
+  const auto starts = [&](std::string_view p) { return text.compare(0, p.size(), p) == 0; };
+  return starts("http://") || starts("https://") || starts("git://") || starts("ssh://") || starts("git@") || starts("git+https://");
+}
+
+std::string copy_history(const CopyStep& step) {
+  std::string text = step.is_add ? "ADD" : "COPY";
+  if (step.parents) text += " --parents";
+  if (!step.chown.empty()) text += " --chown=" + step.chown;
+  if (!step.chmod.empty()) text += " --chmod=" + step.chmod;
+  for (const parser::Word& s : step.sources) text += " " + s.text;
+  for (const auto& file : step.inline_files) text += " <<" + file.first;
+  return text + " " + step.destination;
+}
+
+}  // namespace
+
+Result<void> Planner::apply_body(StageScope& scope, const parser::Instruction& i, const parser::Copy& body) {
+  CopyStep step;
+  step.is_add = body.is_add;
+  step.unpack = body.is_add && body.unpack.value_or(true);
+  step.link = body.link;
+  step.parents = body.parents;
+  step.if_exists = body.if_exists;
+  if (body.checksum || body.keep_git_dir.value_or(false)) {
+    return complaints_.fail(i, i.range, fmt::format("unsupported: {} --{} is only for remote sources, which cannot be added yet", i.name, body.checksum ? "checksum" : "keep-git-dir"),
+                            {}, ErrorKind::kUnsupported);
+  }
+  Step out;
+  for (const parser::Word& source : body.sources) {
+    ASSIGN_OR_RETURN(std::string text, expand(scope, i, source));
+    if (step.is_add && is_remote_source(text)) {
+      return complaints_.fail(i, source.range, fmt::format("unsupported: {} of the remote source {} cannot be executed yet", i.name, printable(text)),
+                              {"download it in a RUN, or put the file into the build context"}, ErrorKind::kUnsupported);
+    }
+    step.sources.push_back({std::move(text), source.range});
+  }
+  const auto lookup = [&](std::string_view name) { return get_variable(scope.stage.env, name); };
+  for (const parser::Heredoc& doc : body.heredocs) {
+    std::string content = doc.content;
+    if (doc.expand) {
+      auto expanded = parser::expand_raw(doc.content, lookup);
+      if (!expanded) return complaints_.fail(i, doc.range, expanded.error().message());
+      content = std::move(expanded->text);
+    }
+    step.inline_files.emplace_back(doc.name, std::move(content));
+  }
+  ASSIGN_OR_RETURN(const std::string destination, expand(scope, i, body.destination));
+  step.destination = absolute_destination(destination, scope.stage.config.working_dir);
+  if (step.sources.size() + step.inline_files.size() > 1 && step.destination.back() != '/') {
+    return complaints_.fail(i, body.destination.range, fmt::format("{} has several sources, so its destination must be a directory and end with /", i.name),
+                            {fmt::format("write {}/", body.destination.text)});
+  }
+  if (body.chown) {
+    ASSIGN_OR_RETURN(step.chown, expand(scope, i, *body.chown));
+  }
+  if (body.chmod) {
+    ASSIGN_OR_RETURN(step.chmod, expand(scope, i, *body.chmod));
+    auto mode = parser::ModeChange::parse(step.chmod);
+    if (!mode) return complaints_.fail(i, body.chmod->range, mode.error().message(), mode.error().notes());
+    step.mode = std::move(*mode);
+  }
+  for (const parser::Word& exclude : body.excludes) {
+    ASSIGN_OR_RETURN(std::string pattern, expand(scope, i, exclude));
+    step.excludes.push_back(std::move(pattern));
+  }
+  if (body.from) {
+    ASSIGN_OR_RETURN(const std::string name, expand(scope, i, *body.from));
+    ASSIGN_OR_RETURN(step.from, source_ref(scope, i, name, body.from->range, true));
+    if (step.from.kind == SourceRef::Kind::kStage) out.needs_stages.push_back(step.from.stage);
+  }
+  std::string history = copy_history(step);
+  out.body = std::move(step);
+  add_step(scope, i, std::move(out), std::move(history));
+  return {};
+}
+
+// --- RUN --------------------------------------------------------------------------------------------
+
+// dockerfile-language 1.2: how heredocs become a command.
+Result<void> Planner::fill_run_command(StageScope& scope, const parser::Run& body, RunStep& step, std::string& history) {
+  parser::CommandLine command = body.command;
+  if (!body.heredocs.empty() && !command.args.empty()) {
+    const parser::Heredoc& first = body.heredocs.front();
+    const bool alone = body.heredocs.size() == 1 && first.descriptor.empty() &&
+                       command.args[0].find_first_of(" \t", command.args[0].find_first_not_of("<- \t")) == std::string::npos &&
+                       command.args[0].compare(0, 2, "<<") == 0;
+    if (alone && first.content.compare(0, 2, "#!") == 0) {
+      step.script = {first.name, first.content};
+      command.args = {"/dev/pipes/" + first.name};
+    } else if (alone) {
+      command.args = {first.content};
+    } else {
+      std::string text = command.args[0];
+      for (const parser::Heredoc& doc : body.heredocs) text += "\n" + doc.raw_content;
+      command.args = {std::move(text)};
+    }
+  }
+  step.argv = with_shell(scope, command);
+  history = "RUN ";
+  std::vector<std::string> args;
+  for (const std::string& name : scope.stage.arg_names) args.push_back(name + "=" + get_variable(scope.stage.env, name).value_or(""));
+  if (!args.empty()) history += fmt::format("|{} {} ", args.size(), join(args, " "));
+  history += join(step.argv, " ");
+  return {};
+}
+
+Result<void> Planner::fill_run_mounts(StageScope& scope, const parser::Instruction& i, const parser::Run& body, RunStep& step, Step& out) {
+  const auto lookup = [&](std::string_view name) { return get_variable(scope.stage.env, name); };
+  for (const parser::Word& raw : body.mounts) {
+    auto parsed = parser::parse_mount(raw.text, lookup, dockerfile_.directives.escape);
+    if (!parsed) return complaints_.fail(i, raw.range, parsed.error().message(), parsed.error().notes());
+    PlannedMount mount;
+    mount.mount = std::move(*parsed);
+    if (!mount.mount.target.empty()) mount.mount.target = absolute(mount.mount.target, scope.stage.config.working_dir);
+    if (mount.mount.target == "/") return complaints_.fail(i, raw.range, "a mount cannot have / as its target");
+    const bool takes_files = mount.mount.type == parser::MountType::kBind || mount.mount.type == parser::MountType::kCache;
+    if (takes_files && !mount.mount.from.empty()) {
+      ASSIGN_OR_RETURN(mount.from, source_ref(scope, i, mount.mount.from, raw.range, false));
+      if (mount.from.kind == SourceRef::Kind::kStage) out.needs_stages.push_back(mount.from.stage);
+    }
+    step.mounts.push_back(std::move(mount));
+  }
+  return {};
+}
+
+Result<void> Planner::apply_body(StageScope& scope, const parser::Instruction& i, const parser::Run& body) {
+  RunStep step;
+  Step out;
+  std::string history;
+  if (!body.devices.empty()) {
+    return complaints_.fail(i, body.devices[0].range, "unsupported: RUN --device cannot be executed yet", {}, ErrorKind::kUnsupported);
+  }
+  RETURN_IF_ERROR(fill_run_command(scope, body, step, history));
+  RETURN_IF_ERROR(fill_run_mounts(scope, i, body, step, out));
+  step.env = scope.stage.env;
+  for (const auto& [name, value] : arguments_->proxies()) {
+    if (!get_variable(step.env, name)) step.hidden_env.emplace_back(name, value);
+  }
+  step.working_dir = scope.stage.config.working_dir.empty() ? "/" : scope.stage.config.working_dir;
+  step.user = scope.stage.config.user;
+  step.network = request_.network;
+  const auto allowed = [&](const char* what) {
+    return std::find(request_.allow.begin(), request_.allow.end(), what) != request_.allow.end();
+  };
+  if (body.network) {
+    ASSIGN_OR_RETURN(const std::string network, expand(scope, i, *body.network));
+    if (network == "none") {
+      step.network = NetworkMode::kNone;
+    } else if (network == "host") {
+      step.network = NetworkMode::kHost;
+    } else if (network != "default") {
+      return complaints_.fail(i, body.network->range, fmt::format("\"{}\" is no network mode", printable(network)), {"it is default, none or host"});
+    }
+  }
+  if (body.security) {
+    ASSIGN_OR_RETURN(const std::string security, expand(scope, i, *body.security));
+    step.insecure = security == "insecure";
+    if (!step.insecure && security != "sandbox") {
+      return complaints_.fail(i, body.security->range, fmt::format("\"{}\" is no security mode", printable(security)), {"it is sandbox or insecure"});
+    }
+    if (step.insecure && !allowed("security.insecure")) {
+      return complaints_.fail(i, body.security->range, "RUN --security=insecure is not allowed", {"allow it for this build with --allow security.insecure"}, ErrorKind::kDenied);
+    }
+  }
+  out.body = std::move(step);
+  add_step(scope, i, std::move(out), std::move(history));
+  return {};
+}
+
+}  // namespace lamina::builder::internal

@@ -1,0 +1,120 @@
+#include "builder/scheduler.h"
+
+#include <condition_variable>
+#include <deque>
+#include <optional>
+#include <set>
+
+#include "base/guarded.h"
+#include "base/thread_pool.h"
+
+namespace lamina::builder {
+
+namespace {
+
+struct Completion {
+  int step;
+  Result<Outcome> result;
+};
+
+class Scheduler {
+ public:
+  Scheduler(const Plan& plan, Executor& executor, unsigned parallel, std::stop_source& stop, const SchedulerEvents& events)
+      : plan_(plan), executor_(executor), stop_(stop), events_(events), pool_(parallel) {}
+
+  Result<void> run() {
+    prepare();
+    launch_ready();
+    while (running_ > 0) {
+      Completion completion = next_completion();
+      --running_;
+      settle(plan_.steps[static_cast<size_t>(completion.step)], std::move(completion.result));
+      if (!error_) launch_ready();
+    }
+    for (const Step& step : plan_.steps) {
+      if (!settled_.contains(step.id)) events_.cancelled(step);
+    }
+    if (error_) return std::move(*error_);
+    return {};
+  }
+
+ private:
+  // For each step: how many steps it waits for, and who waits for it.
+  void prepare() {
+    waits_for_.resize(plan_.steps.size());
+    waiters_.resize(plan_.steps.size());
+    for (const Step& step : plan_.steps) {
+      std::set<int> needs;
+      if (step.parent >= 0) needs.insert(step.parent);
+      for (int stage : step.needs_stages) {
+        const std::vector<int> chain = plan_.chain(stage);
+        if (!chain.empty()) needs.insert(chain.back());
+      }
+      waits_for_[static_cast<size_t>(step.id)] = needs.size();
+      for (int need : needs) waiters_[static_cast<size_t>(need)].push_back(step.id);
+      if (needs.empty()) ready_.push_back(step.id);
+    }
+  }
+
+  void launch_ready() {
+    for (; !ready_.empty(); ready_.pop_front()) {
+      const Step& step = plan_.steps[static_cast<size_t>(ready_.front())];
+      ++running_;
+      events_.started(step);
+      pool_.post([this, &step] {
+        Result<Outcome> result = executor_.execute(step);
+        completed_.lock()->push_back({step.id, std::move(result)});
+        wake_.notify_one();
+      });
+    }
+  }
+
+  Completion next_completion() {
+    auto completed = completed_.lock();
+    completed.wait(wake_, [](const auto& queue) { return !queue.empty(); });
+    Completion first = std::move(completed->front());
+    completed->pop_front();
+    return first;
+  }
+
+  void settle(const Step& step, Result<Outcome> result) {
+    settled_.insert(step.id);
+    if (!result) {
+      if (error_) {
+        events_.cancelled(step);  // stopped because of the first failure
+        return;
+      }
+      events_.failed(step, result.error());
+      error_ = std::move(result).error();
+      stop_.request_stop();
+      return;
+    }
+    executor_.finished(step.id, *result);
+    events_.finished(step, *result);
+    for (int waiter : waiters_[static_cast<size_t>(step.id)]) {
+      if (--waits_for_[static_cast<size_t>(waiter)] == 0) ready_.push_back(waiter);
+    }
+  }
+
+  const Plan& plan_;
+  Executor& executor_;
+  std::stop_source& stop_;
+  const SchedulerEvents& events_;
+  std::vector<size_t> waits_for_;
+  std::vector<std::vector<int>> waiters_;
+  std::deque<int> ready_;
+  std::set<int> settled_;
+  size_t running_ = 0;
+  std::optional<Error> error_;
+  Guarded<std::deque<Completion>> completed_;
+  std::condition_variable wake_;
+  ThreadPool pool_;  // last: its threads use the members above
+};
+
+}  // namespace
+
+Result<void> run_plan(const Plan& plan, Executor& executor, unsigned parallel, std::stop_source& stop_others, const SchedulerEvents& events) {
+  return Scheduler(plan, executor, parallel, stop_others, events).run();
+}
+
+}  // namespace lamina::builder

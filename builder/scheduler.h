@@ -1,0 +1,25 @@
+// Runs the steps of a plan, each as soon as what it needs is done, over all stages at once.
+#pragma once
+
+#include <functional>
+#include <stop_token>
+
+#include "base/result.h"
+#include "builder/executor.h"
+#include "builder/plan.h"
+
+namespace lamina::builder {
+
+struct SchedulerEvents {
+  std::function<void(const Step&)> started;
+  std::function<void(const Step&, const Outcome&)> finished;
+  std::function<void(const Step&, const Error&)> failed;
+  std::function<void(const Step&)> cancelled;  // never ran, or was stopped because another failed
+};
+
+// The calling thread owns the graph; steps run on threads of their own (a RUN mostly waits), at most
+// `parallel` at once. The first failure stops what runs (through `stop_others`) and is returned when all have
+// ended. Events come from the calling thread.
+Result<void> run_plan(const Plan& plan, Executor& executor, unsigned parallel, std::stop_source& stop_others, const SchedulerEvents& events);
+
+}  // namespace lamina::builder
