@@ -1,0 +1,89 @@
+// The command line as values. CLI11 is used in arguments.cc only.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "builder/build.h"
+
+namespace lamina::cli {
+
+// Options that every command has.
+struct CommonOptions {
+  std::string store;  // --store; empty: the default place
+  std::string auth_file;
+  std::vector<std::string> insecure_registries;
+  bool debug = false;
+  std::string trace_file;
+};
+
+enum class ProgressMode { kAuto, kPlain, kTty, kQuiet, kRawJson };
+
+struct BuildOptions {
+  CommonOptions common;
+  builder::BuildRequest request;
+  ProgressMode progress = ProgressMode::kAuto;
+  bool quiet = false;
+  std::string iid_file;
+  std::string metadata_file;
+  bool explain = false;
+  bool dry_run = false;
+};
+
+struct RunOptions {
+  CommonOptions common;
+  builder::RunRequest request;
+};
+
+// images, inspect, history, rmi, tag, push, pull, prune, du, login, logout.
+struct ImageOptions {
+  CommonOptions common;
+  std::vector<std::string> names;
+  bool quiet = false;
+  bool no_truncation = false;
+  std::string format;    // "json" or empty
+  std::string raw;       // inspect --raw manifest|config
+  bool all = false;      // prune --all
+  bool force = false;
+  std::string platform;
+  std::string compression;
+  std::optional<int> compression_level;
+  bool force_compression = false;
+  ProgressMode progress = ProgressMode::kAuto;
+  std::string user_name;  // login
+  bool password_stdin = false;
+  std::string password;
+};
+
+// What a parse gives when it has nothing to run: the text of --help.
+struct HelpText {
+  std::string text;
+};
+
+template <typename T>
+struct Parsed {
+  std::optional<HelpText> help;
+  T options;
+};
+
+// `arguments` without the program and the command. Errors are kInvalidInput, with the nearest flag as a note.
+Result<Parsed<BuildOptions>> parse_build(const std::vector<std::string>& arguments);
+Result<Parsed<RunOptions>> parse_run(const std::vector<std::string>& arguments);
+Result<Parsed<ImageOptions>> parse_image_command(const std::string& command, const std::vector<std::string>& arguments);
+
+// The sub-commands in the first place.
+const std::vector<std::string>& command_names();
+std::string overview();  // `build --help` without a command
+
+// "name:address" or "name=address"; an IPv6 address may stand in brackets. host-gateway is the loopback: the
+// network is the host's.
+Result<std::pair<std::string, std::string>> parse_extra_host(const std::string& text);
+// "id=npm,src=file", "id=x,env=Y", "src=file".
+Result<builder::SecretSpec> parse_secret(const std::string& text);
+// "source:target[:ro]"; a relative source is taken from the working directory.
+Result<builder::SandboxMount> parse_volume(const std::string& text);
+Result<uint64_t> parse_bytes(const std::string& text);
+
+}  // namespace lamina::cli

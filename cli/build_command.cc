@@ -1,0 +1,107 @@
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <nlohmann/json.hpp>
+
+#include "base/files.h"
+#include "base/text.h"
+#include "base/trace.h"
+#include "cli/commands.h"
+#include "cli/progress.h"
+#include "parser/instructions.h"
+
+namespace lamina::cli {
+
+namespace {
+
+void print(const std::string& text) { ignore_error(write_all(STDOUT_FILENO, text), "standard output is gone"); }
+void print_error(const std::string& text) { ignore_error(write_all(STDERR_FILENO, text), "standard error is gone"); }
+
+// The archive itself goes to standard output: nothing else may.
+bool uses_stdout(const builder::BuildRequest& request) {
+  for (const builder::OutputSpec& o : request.outputs) {
+    if (o.dest == "-") return true;
+  }
+  return false;
+}
+
+Result<void> write_results(const BuildOptions& options, const builder::BuildResult& result) {
+  if (!options.iid_file.empty()) {
+    RETURN_IF_ERROR(write_file_atomically(AT_FDCWD, options.iid_file, result.image_id.text(), Durability::kNone));
+  }
+  if (options.metadata_file.empty()) return {};
+  const oci::Descriptor& d = result.pushed ? *result.pushed : result.images.front().manifest;
+  nlohmann::json json = {{"containerimage.config.digest", result.images.front().config.text()},
+                         {"containerimage.digest", d.digest.text()},
+                         {"containerimage.descriptor", {{"mediaType", d.media_type}, {"digest", d.digest.text()}, {"size", d.size}}}};
+  std::vector<std::string> names;
+  for (const oci::Reference& r : result.tagged) names.push_back(r.canonical());
+  if (!names.empty()) json["image.name"] = join(names, ",");
+  return write_file_atomically(AT_FDCWD, options.metadata_file, json.dump(2) + "\n", Durability::kNone);
+}
+
+std::string summary(const builder::BuildResult& result) {
+  std::string text;
+  for (const oci::Reference& r : result.tagged) text += "tagged " + r.familiar() + "\n";
+  if (result.pushed) text += "pushed " + result.pushed->digest.text() + "\n";
+  if (result.steps > 0) {
+    text += result.cached == result.steps ? fmt::format("all {} steps were cached\n", result.steps) : fmt::format("{} of {} steps were cached\n", result.cached, result.steps);
+  }
+  return text;
+}
+
+}  // namespace
+
+int build_command(const std::vector<std::string>& arguments, const Session& session) {
+  auto parsed = parse_build(arguments);
+  if (!parsed) return report(parsed.error());
+  if (parsed->help) {
+    print(parsed->help->text);
+    return 0;
+  }
+  BuildOptions& options = parsed->options;
+  if (options.common.debug) print_error(fmt::format("isolation: {}\n", to_string(session.isolation)));
+  if (!options.common.trace_file.empty()) start_trace();
+  auto store = layers::Store::open(store_path(options.common, session.isolation == builder::Isolation::kRoot));
+  if (!store) return report(store.error());
+  const std::unique_ptr<Progress> progress = make_progress(options.progress, STDERR_FILENO, options.explain);
+  if (options.dry_run) {
+    const auto plan = builder::describe_plan(**store, options.request, *progress);
+    progress->finish(!plan);
+    if (!plan) return report(plan.error());
+    print(*plan);
+    return 0;
+  }
+  const auto result = builder::build(**store, options.request, *progress, session.stop);
+  progress->finish(!result);
+  if (!options.common.trace_file.empty()) {
+    if (const auto written = write_trace(options.common.trace_file); !written) report(written.error());
+  }
+  if (!result) return report(result.error());
+  if (const auto written = write_results(options, *result); !written) return report(written.error());
+  if (options.progress != ProgressMode::kQuiet && options.progress != ProgressMode::kRawJson) print_error(summary(*result));
+  if (!uses_stdout(options.request)) print(result->image_id.text() + "\n");
+  return 0;
+}
+
+// Examines the Dockerfile only; the same flags as build, so that a call can be turned into a check.
+int check_command(const std::vector<std::string>& arguments) {
+  auto parsed = parse_build(arguments);
+  if (!parsed) return report(parsed.error());
+  if (parsed->help) {
+    print(parsed->help->text);
+    return 0;
+  }
+  const builder::BuildRequest& request = parsed->options.request;
+  const std::string path = request.dockerfile.empty() ? request.context + "/Dockerfile" : request.dockerfile;
+  auto text = path == "-" ? read_fd(STDIN_FILENO) : read_file(AT_FDCWD, path);
+  if (!text) return report(Error(ErrorKind::kInvalidInput, text.error().message()));
+  const parser::ParsedDockerfile dockerfile = parser::parse_dockerfile(path, std::move(*text));
+  for (const Diagnostic& d : dockerfile.diagnostics) print(d.render() + "\n");
+  if (dockerfile.diagnostics.empty()) print("Check complete, no warnings found.\n");
+  return parser::has_errors(dockerfile.diagnostics) ? 2 : dockerfile.diagnostics.empty() ? 0 : 1;
+}
+
+}  // namespace lamina::cli
