@@ -1,16 +1,16 @@
 #include "oci/image_config.h"
 
-#include "oci/internal/json.h"
+#include "base/json.h"
 
 namespace lamina::oci {
 
 namespace {
 
-using internal::Json;
+using json::Json;
 
 Result<std::set<std::string>> keys_of(const Json& json, const char* name) {
   std::set<std::string> out;
-  ASSIGN_OR_RETURN(const Json* object, internal::get_object(json, name));
+  ASSIGN_OR_RETURN(const Json* object, json::get_object(json, name));
   if (object == nullptr) return out;
   for (const auto& item : object->items()) out.insert(item.key());
   return out;
@@ -24,12 +24,12 @@ Json set_of(const std::set<std::string>& names) {
 
 Result<HealthcheckConfig> healthcheck_from(const Json& json) {
   HealthcheckConfig h;
-  ASSIGN_OR_RETURN(auto test, internal::get_strings(json, "Test"));
-  ASSIGN_OR_RETURN(const auto interval, internal::get_integer(json, "Interval"));
-  ASSIGN_OR_RETURN(const auto timeout, internal::get_integer(json, "Timeout"));
-  ASSIGN_OR_RETURN(const auto start_period, internal::get_integer(json, "StartPeriod"));
-  ASSIGN_OR_RETURN(const auto start_interval, internal::get_integer(json, "StartInterval"));
-  ASSIGN_OR_RETURN(const auto retries, internal::get_integer(json, "Retries"));
+  ASSIGN_OR_RETURN(auto test, json::get_strings(json, "Test"));
+  ASSIGN_OR_RETURN(const auto interval, json::get_integer(json, "Interval"));
+  ASSIGN_OR_RETURN(const auto timeout, json::get_integer(json, "Timeout"));
+  ASSIGN_OR_RETURN(const auto start_period, json::get_integer(json, "StartPeriod"));
+  ASSIGN_OR_RETURN(const auto start_interval, json::get_integer(json, "StartInterval"));
+  ASSIGN_OR_RETURN(const auto retries, json::get_integer(json, "Retries"));
   if (test) h.test = std::move(*test);
   h.interval = std::chrono::nanoseconds(interval.value_or(0));
   h.timeout = std::chrono::nanoseconds(timeout.value_or(0));
@@ -53,7 +53,7 @@ Json healthcheck_to(const HealthcheckConfig& h) {
 // What is left in the object after the known members were read is kept as text.
 void keep_unknown(const Json& json, const std::set<std::string>& known, std::map<std::string, std::string>& out) {
   for (const auto& [name, value] : json.items()) {
-    if (!known.contains(name) && !value.is_null()) out.emplace(name, internal::dump(value));
+    if (!known.contains(name) && !value.is_null()) out.emplace(name, json::dump(value));
   }
 }
 
@@ -64,19 +64,19 @@ const std::set<std::string> kTopMembers = {"created",    "author",      "archite
                                            "os.features", "variant",     "config",       "rootfs", "history"};
 
 Result<void> read_config(const Json& json, ImageConfig& c) {
-  ASSIGN_OR_RETURN(const auto user, internal::get_string(json, "User"));
+  ASSIGN_OR_RETURN(const auto user, json::get_string(json, "User"));
   ASSIGN_OR_RETURN(c.exposed_ports, keys_of(json, "ExposedPorts"));
-  ASSIGN_OR_RETURN(auto env, internal::get_strings(json, "Env"));
-  ASSIGN_OR_RETURN(c.entrypoint, internal::get_strings(json, "Entrypoint"));
-  ASSIGN_OR_RETURN(c.cmd, internal::get_strings(json, "Cmd"));
+  ASSIGN_OR_RETURN(auto env, json::get_strings(json, "Env"));
+  ASSIGN_OR_RETURN(c.entrypoint, json::get_strings(json, "Entrypoint"));
+  ASSIGN_OR_RETURN(c.cmd, json::get_strings(json, "Cmd"));
   ASSIGN_OR_RETURN(c.volumes, keys_of(json, "Volumes"));
-  ASSIGN_OR_RETURN(const auto working_dir, internal::get_string(json, "WorkingDir"));
-  ASSIGN_OR_RETURN(c.labels, internal::get_string_map(json, "Labels"));
-  ASSIGN_OR_RETURN(const auto stop_signal, internal::get_string(json, "StopSignal"));
-  ASSIGN_OR_RETURN(auto on_build, internal::get_strings(json, "OnBuild"));
-  ASSIGN_OR_RETURN(c.shell, internal::get_strings(json, "Shell"));
-  ASSIGN_OR_RETURN(const auto escaped, internal::get_bool(json, "ArgsEscaped"));
-  ASSIGN_OR_RETURN(const Json* healthcheck, internal::get_object(json, "Healthcheck"));
+  ASSIGN_OR_RETURN(const auto working_dir, json::get_string(json, "WorkingDir"));
+  ASSIGN_OR_RETURN(c.labels, json::get_string_map(json, "Labels"));
+  ASSIGN_OR_RETURN(const auto stop_signal, json::get_string(json, "StopSignal"));
+  ASSIGN_OR_RETURN(auto on_build, json::get_strings(json, "OnBuild"));
+  ASSIGN_OR_RETURN(c.shell, json::get_strings(json, "Shell"));
+  ASSIGN_OR_RETURN(const auto escaped, json::get_bool(json, "ArgsEscaped"));
+  ASSIGN_OR_RETURN(const Json* healthcheck, json::get_object(json, "Healthcheck"));
   if (healthcheck != nullptr) {
     ASSIGN_OR_RETURN(c.healthcheck, healthcheck_from(*healthcheck));
   }
@@ -92,15 +92,15 @@ Result<void> read_config(const Json& json, ImageConfig& c) {
 
 Result<std::vector<HistoryEntry>> read_history(const Json& json) {
   std::vector<HistoryEntry> out;
-  ASSIGN_OR_RETURN(const Json* array, internal::get_array(json, "history"));
+  ASSIGN_OR_RETURN(const Json* array, json::get_array(json, "history"));
   if (array == nullptr) return out;
   for (const Json& item : *array) {
     if (!item.is_object()) return Error(ErrorKind::kCorrupt, "a history entry is not an object");
-    ASSIGN_OR_RETURN(const auto created, internal::get_string(item, "created"));
-    ASSIGN_OR_RETURN(const auto created_by, internal::get_string(item, "created_by"));
-    ASSIGN_OR_RETURN(const auto author, internal::get_string(item, "author"));
-    ASSIGN_OR_RETURN(const auto comment, internal::get_string(item, "comment"));
-    ASSIGN_OR_RETURN(const auto empty, internal::get_bool(item, "empty_layer"));
+    ASSIGN_OR_RETURN(const auto created, json::get_string(item, "created"));
+    ASSIGN_OR_RETURN(const auto created_by, json::get_string(item, "created_by"));
+    ASSIGN_OR_RETURN(const auto author, json::get_string(item, "author"));
+    ASSIGN_OR_RETURN(const auto comment, json::get_string(item, "comment"));
+    ASSIGN_OR_RETURN(const auto empty, json::get_bool(item, "empty_layer"));
     out.push_back({created.value_or(""), created_by.value_or(""), author.value_or(""),
                    comment.value_or(""), empty.value_or(false)});
   }
@@ -143,15 +143,15 @@ Json config_to(const ImageConfig& c) {
 }  // namespace
 
 Result<ImageConfig> ImageConfig::parse(std::string_view bytes) {
-  ASSIGN_OR_RETURN(const Json json, internal::parse_object(bytes, "the image config"));
+  ASSIGN_OR_RETURN(const Json json, json::parse_object(bytes, "the image config"));
   ImageConfig c;
-  ASSIGN_OR_RETURN(const auto created, internal::get_string(json, "created"));
-  ASSIGN_OR_RETURN(const auto author, internal::get_string(json, "author"));
-  ASSIGN_OR_RETURN(const auto os, internal::get_string(json, "os"));
-  ASSIGN_OR_RETURN(const auto architecture, internal::get_string(json, "architecture"));
-  ASSIGN_OR_RETURN(const auto variant, internal::get_string(json, "variant"));
-  ASSIGN_OR_RETURN(const auto os_version, internal::get_string(json, "os.version"));
-  ASSIGN_OR_RETURN(auto os_features, internal::get_strings(json, "os.features"));
+  ASSIGN_OR_RETURN(const auto created, json::get_string(json, "created"));
+  ASSIGN_OR_RETURN(const auto author, json::get_string(json, "author"));
+  ASSIGN_OR_RETURN(const auto os, json::get_string(json, "os"));
+  ASSIGN_OR_RETURN(const auto architecture, json::get_string(json, "architecture"));
+  ASSIGN_OR_RETURN(const auto variant, json::get_string(json, "variant"));
+  ASSIGN_OR_RETURN(const auto os_version, json::get_string(json, "os.version"));
+  ASSIGN_OR_RETURN(auto os_features, json::get_strings(json, "os.features"));
   c.created = created.value_or("");
   c.author = author.value_or("");
   c.platform.os = os.value_or("linux");
@@ -159,11 +159,11 @@ Result<ImageConfig> ImageConfig::parse(std::string_view bytes) {
   c.platform.variant = variant.value_or("");
   c.platform.os_version = os_version.value_or("");
   if (os_features) c.platform.os_features = std::move(*os_features);
-  ASSIGN_OR_RETURN(const Json* config, internal::get_object(json, "config"));
+  ASSIGN_OR_RETURN(const Json* config, json::get_object(json, "config"));
   if (config != nullptr) RETURN_IF_ERROR(read_config(*config, c));
-  ASSIGN_OR_RETURN(const Json* rootfs, internal::get_object(json, "rootfs"));
+  ASSIGN_OR_RETURN(const Json* rootfs, json::get_object(json, "rootfs"));
   if (rootfs != nullptr) {
-    ASSIGN_OR_RETURN(const auto ids, internal::get_strings(*rootfs, "diff_ids"));
+    ASSIGN_OR_RETURN(const auto ids, json::get_strings(*rootfs, "diff_ids"));
     if (ids) {
       for (const std::string& id : *ids) {
         auto parsed = DiffId::parse(id);
@@ -192,7 +192,7 @@ std::string ImageConfig::to_json() const {
   for (const DiffId& id : diff_ids) ids.push_back(id.text());
   json["rootfs"] = {{"type", "layers"}, {"diff_ids", std::move(ids)}};
   json["history"] = history_to(history);
-  return internal::dump(json);
+  return json::dump(json);
 }
 
 std::optional<std::string> ImageConfig::env_value(std::string_view name) const {

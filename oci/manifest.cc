@@ -2,7 +2,7 @@
 
 #include <fmt/format.h>
 
-#include "oci/internal/json.h"
+#include "base/json.h"
 
 namespace lamina::oci {
 
@@ -49,15 +49,15 @@ std::string_view to_string(Compression compression) {
 
 namespace {
 
-using internal::Json;
+using json::Json;
 
 Result<Platform> platform_from(const Json& json) {
   Platform p;
-  ASSIGN_OR_RETURN(const auto os, internal::get_string(json, "os"));
-  ASSIGN_OR_RETURN(const auto architecture, internal::get_string(json, "architecture"));
-  ASSIGN_OR_RETURN(const auto variant, internal::get_string(json, "variant"));
-  ASSIGN_OR_RETURN(const auto os_version, internal::get_string(json, "os.version"));
-  ASSIGN_OR_RETURN(auto os_features, internal::get_strings(json, "os.features"));
+  ASSIGN_OR_RETURN(const auto os, json::get_string(json, "os"));
+  ASSIGN_OR_RETURN(const auto architecture, json::get_string(json, "architecture"));
+  ASSIGN_OR_RETURN(const auto variant, json::get_string(json, "variant"));
+  ASSIGN_OR_RETURN(const auto os_version, json::get_string(json, "os.version"));
+  ASSIGN_OR_RETURN(auto os_features, json::get_strings(json, "os.features"));
   p.os = os.value_or("");
   p.architecture = architecture.value_or("");
   p.variant = variant.value_or("");
@@ -77,13 +77,13 @@ Json platform_to(const Platform& p) {
 Result<Descriptor> descriptor_from(const Json& json) {
   if (!json.is_object()) return Error(ErrorKind::kCorrupt, "a descriptor is not an object");
   Descriptor d;
-  ASSIGN_OR_RETURN(const auto type, internal::get_string(json, "mediaType"));
-  ASSIGN_OR_RETURN(const auto digest, internal::get_string(json, "digest"));
-  ASSIGN_OR_RETURN(const auto size, internal::get_integer(json, "size"));
-  ASSIGN_OR_RETURN(d.annotations, internal::get_string_map(json, "annotations"));
-  ASSIGN_OR_RETURN(auto urls, internal::get_strings(json, "urls"));
-  ASSIGN_OR_RETURN(const auto artifact, internal::get_string(json, "artifactType"));
-  ASSIGN_OR_RETURN(const Json* platform, internal::get_object(json, "platform"));
+  ASSIGN_OR_RETURN(const auto type, json::get_string(json, "mediaType"));
+  ASSIGN_OR_RETURN(const auto digest, json::get_string(json, "digest"));
+  ASSIGN_OR_RETURN(const auto size, json::get_integer(json, "size"));
+  ASSIGN_OR_RETURN(d.annotations, json::get_string_map(json, "annotations"));
+  ASSIGN_OR_RETURN(auto urls, json::get_strings(json, "urls"));
+  ASSIGN_OR_RETURN(const auto artifact, json::get_string(json, "artifactType"));
+  ASSIGN_OR_RETURN(const Json* platform, json::get_object(json, "platform"));
   if (!digest || !size || *size < 0) return Error(ErrorKind::kCorrupt, "a descriptor lacks its digest or size");
   auto parsed = Digest::parse(*digest);
   if (!parsed) return Error(ErrorKind::kCorrupt, parsed.error().message());
@@ -109,7 +109,7 @@ Json descriptor_to(const Descriptor& d) {
 
 Result<std::vector<Descriptor>> descriptors_from(const Json& json, const char* name) {
   std::vector<Descriptor> out;
-  ASSIGN_OR_RETURN(const Json* array, internal::get_array(json, name));
+  ASSIGN_OR_RETURN(const Json* array, json::get_array(json, name));
   if (array == nullptr) return out;  // older tools write null for "no layers"
   for (const Json& item : *array) {
     ASSIGN_OR_RETURN(Descriptor d, descriptor_from(item));
@@ -121,27 +121,27 @@ Result<std::vector<Descriptor>> descriptors_from(const Json& json, const char* n
 }  // namespace
 
 Result<Manifest> Manifest::parse(std::string_view bytes) {
-  ASSIGN_OR_RETURN(const Json json, internal::parse_object(bytes, "the manifest"));
+  ASSIGN_OR_RETURN(const Json json, json::parse_object(bytes, "the manifest"));
   Manifest m;
-  ASSIGN_OR_RETURN(const auto version, internal::get_integer(json, "schemaVersion"));
+  ASSIGN_OR_RETURN(const auto version, json::get_integer(json, "schemaVersion"));
   if (version.value_or(2) != 2) {
     return Error(ErrorKind::kUnsupported, fmt::format("manifest schema version {} is not supported; push the image again with a current tool", *version));
   }
-  ASSIGN_OR_RETURN(const auto type, internal::get_string(json, "mediaType"));
+  ASSIGN_OR_RETURN(const auto type, json::get_string(json, "mediaType"));
   if (type) m.media_type = *type;
   if (!media_type::is_manifest(m.media_type)) {
     return Error(ErrorKind::kCorrupt, fmt::format("media type \"{}\" is not that of an image manifest", m.media_type));
   }
-  ASSIGN_OR_RETURN(const Json* config, internal::get_object(json, "config"));
+  ASSIGN_OR_RETURN(const Json* config, json::get_object(json, "config"));
   if (config == nullptr) return Error(ErrorKind::kCorrupt, "the manifest has no config");
   ASSIGN_OR_RETURN(m.config, descriptor_from(*config));
   ASSIGN_OR_RETURN(m.layers, descriptors_from(json, "layers"));
-  ASSIGN_OR_RETURN(m.annotations, internal::get_string_map(json, "annotations"));
-  ASSIGN_OR_RETURN(const Json* subject, internal::get_object(json, "subject"));
+  ASSIGN_OR_RETURN(m.annotations, json::get_string_map(json, "annotations"));
+  ASSIGN_OR_RETURN(const Json* subject, json::get_object(json, "subject"));
   if (subject != nullptr) {
     ASSIGN_OR_RETURN(m.subject, descriptor_from(*subject));
   }
-  ASSIGN_OR_RETURN(const auto artifact, internal::get_string(json, "artifactType"));
+  ASSIGN_OR_RETURN(const auto artifact, json::get_string(json, "artifactType"));
   m.artifact_type = artifact.value_or("");
   return m;
 }
@@ -153,19 +153,19 @@ std::string Manifest::to_json() const {
   if (!annotations.empty()) json["annotations"] = annotations;
   if (subject) json["subject"] = descriptor_to(*subject);
   if (!artifact_type.empty()) json["artifactType"] = artifact_type;
-  return internal::dump(json);
+  return json::dump(json);
 }
 
 Result<Index> Index::parse(std::string_view bytes) {
-  ASSIGN_OR_RETURN(const Json json, internal::parse_object(bytes, "the image index"));
+  ASSIGN_OR_RETURN(const Json json, json::parse_object(bytes, "the image index"));
   Index index;
-  ASSIGN_OR_RETURN(const auto type, internal::get_string(json, "mediaType"));
+  ASSIGN_OR_RETURN(const auto type, json::get_string(json, "mediaType"));
   if (type) index.media_type = *type;
   if (!media_type::is_index(index.media_type)) {
     return Error(ErrorKind::kCorrupt, fmt::format("media type \"{}\" is not that of an image index", index.media_type));
   }
   ASSIGN_OR_RETURN(index.manifests, descriptors_from(json, "manifests"));
-  ASSIGN_OR_RETURN(index.annotations, internal::get_string_map(json, "annotations"));
+  ASSIGN_OR_RETURN(index.annotations, json::get_string_map(json, "annotations"));
   return index;
 }
 
@@ -174,7 +174,7 @@ std::string Index::to_json() const {
   json["manifests"] = Json::array();
   for (const Descriptor& d : manifests) json["manifests"].push_back(descriptor_to(d));
   if (!annotations.empty()) json["annotations"] = annotations;
-  return internal::dump(json);
+  return json::dump(json);
 }
 
 Result<Descriptor> Index::select(const Platform& wanted) const {
@@ -198,9 +198,9 @@ Result<Descriptor> Index::select(const Platform& wanted) const {
 }
 
 std::string detect_manifest_type(std::string_view bytes) {
-  const auto json = internal::parse_object(bytes, "the manifest");
+  const auto json = json::parse_object(bytes, "the manifest");
   if (!json) return {};
-  const auto type = internal::get_string(*json, "mediaType");
+  const auto type = json::get_string(*json, "mediaType");
   if (type && *type) return **type;
   if (json->contains("manifests")) return std::string(media_type::kOciIndex);
   if (json->contains("config") && json->contains("layers")) return std::string(media_type::kOciManifest);

@@ -65,6 +65,8 @@ class Client {
                                         std::string_view bytes);
   Result<std::vector<std::string>> tags(const oci::Reference& repository);
 
+  const ClientOptions& options() const;
+
  private:
   struct Impl;
   std::unique_ptr<Impl> impl_;

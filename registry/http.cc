@@ -133,6 +133,10 @@ struct HttpSession::Impl {
     set(CURLOPT_LOW_SPEED_LIMIT, 1L);
     set(CURLOPT_LOW_SPEED_TIME, kStallSeconds);
     set(CURLOPT_HTTP_VERSION, static_cast<long>(CURL_HTTP_VERSION_2TLS));
+    if (!request.verify_tls) {
+      set(CURLOPT_SSL_VERIFYPEER, 0L);
+      set(CURLOPT_SSL_VERIFYHOST, 0L);
+    }
     set(CURLOPT_BUFFERSIZE, 256L * 1024);
     set(CURLOPT_UPLOAD_BUFFERSIZE, 512L * 1024);
     set(CURLOPT_TCP_NODELAY, 1L);
@@ -258,6 +262,15 @@ Result<std::string> HttpSession::read_all(uint64_t limit) {
 
 void HttpSession::finish() {
   if (impl_->api != nullptr) impl_->end();
+}
+
+std::string url_escape(std::string_view text) {
+  std::string out;
+  for (const char c : text) {
+    const bool plain = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' || c == '.' || c == '_' || c == '~';
+    out += plain ? std::string(1, c) : fmt::format("%{:02X}", static_cast<unsigned char>(c));
+  }
+  return out;
 }
 
 SessionPool::Lease SessionPool::acquire() {

@@ -25,7 +25,11 @@ struct HttpRequest {
   ByteSource* body_source = nullptr;
   uint64_t body_size = 0;
   bool has_body = false;
+  bool verify_tls = true;
 };
+
+// Percent-encoded for a query or a form (RFC 3986 "unreserved" stays).
+std::string url_escape(std::string_view text);
 
 struct HttpResponse {
   int status = 0;

@@ -1,8 +1,8 @@
 #include <fmt/format.h>
 
-#include "oci/internal/json.h"
+#include "base/json.h"
 
-namespace lamina::oci::internal {
+namespace lamina::json {
 
 namespace {
 
@@ -110,4 +110,4 @@ Result<const Json*> get_object(const Json& object, const char* name) {
   return v;
 }
 
-}  // namespace lamina::oci::internal
+}  // namespace lamina::json

@@ -10,7 +10,7 @@
 
 #include "base/result.h"
 
-namespace lamina::oci::internal {
+namespace lamina::json {
 
 using Json = nlohmann::json;
 
@@ -29,4 +29,4 @@ Result<std::map<std::string, std::string>> get_string_map(const Json& object, co
 Result<const Json*> get_array(const Json& object, const char* name);
 Result<const Json*> get_object(const Json& object, const char* name);
 
-}  // namespace lamina::oci::internal
+}  // namespace lamina::json

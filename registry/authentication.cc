@@ -1,0 +1,185 @@
+#include "registry/internal/authentication.h"
+
+#include <fmt/format.h>
+#include <openssl/evp.h>
+
+#include "base/json.h"
+#include "base/text.h"
+
+namespace lamina::registry::internal {
+
+namespace {
+
+constexpr uint64_t kMaxTokenAnswer = 1 << 20;
+// The specification's default when the answer does not say.
+constexpr int64_t kDefaultLifetimeSeconds = 60;
+constexpr int64_t kMarginSeconds = 10;
+
+std::string basic_header(const Credentials& credentials) {
+  const std::string plain = credentials.username + ":" + credentials.password;
+  std::string out(4 * ((plain.size() + 2) / 3) + 1, '\0');
+  const int n = EVP_EncodeBlock(reinterpret_cast<unsigned char*>(out.data()), reinterpret_cast<const unsigned char*>(plain.data()), static_cast<int>(plain.size()));
+  out.resize(static_cast<size_t>(n));
+  return "Basic " + out;
+}
+
+// One `name=value` or `name="value"` of a challenge; moves `text` behind it and the comma.
+std::optional<std::pair<std::string, std::string>> take_parameter(std::string_view& text) {
+  text = trim(text);
+  const size_t equals = text.find('=');
+  if (equals == std::string_view::npos) return std::nullopt;
+  const std::string name = to_lower(trim(text.substr(0, equals)));
+  // A space inside a name means that the next challenge of the header starts here.
+  if (name.empty() || name.find(' ') != std::string::npos) return std::nullopt;
+  text = trim(text.substr(equals + 1));
+  std::string value;
+  size_t i = 0;
+  if (!text.empty() && text[0] == '"') {
+    for (i = 1; i < text.size() && text[i] != '"'; ++i) {
+      if (text[i] == '\\' && i + 1 < text.size()) ++i;
+      value += text[i];
+    }
+    ++i;
+  } else {
+    for (; i < text.size() && text[i] != ','; ++i) value += text[i];
+  }
+  text = i < text.size() ? trim(text.substr(i)) : std::string_view();
+  if (!text.empty() && text[0] == ',') text.remove_prefix(1);
+  return std::pair(name, value);
+}
+
+// Where a scheme's name stands at the beginning of a challenge.
+size_t find_scheme(std::string_view lower, std::string_view scheme) {
+  for (size_t at = lower.find(scheme); at != std::string_view::npos; at = lower.find(scheme, at + 1)) {
+    const bool starts = at == 0 || lower[at - 1] == ' ' || lower[at - 1] == ',';
+    const size_t end = at + scheme.size();
+    if (starts && (end == lower.size() || lower[end] == ' ' || lower[end] == ',')) return at;
+  }
+  return std::string_view::npos;
+}
+
+Error denied_by(const std::string& realm, const HttpResponse& response, const std::string& host) {
+  return Error(ErrorKind::kDenied, fmt::format("{} is not given access: the token service {} answers {}", host, realm.substr(0, realm.find('?')), response.status));
+}
+
+}  // namespace
+
+std::optional<Challenge> parse_challenge(std::string_view header) {
+  const std::string lower = to_lower(header);
+  Challenge challenge;
+  size_t at = find_scheme(lower, "bearer");
+  size_t length = 6;
+  if (at != std::string::npos) {
+    challenge.scheme = Challenge::Scheme::kBearer;
+  } else {
+    at = find_scheme(lower, "basic");
+    length = 5;
+    if (at == std::string::npos) return std::nullopt;
+  }
+  std::string_view rest = header.substr(at + length);
+  while (const auto parameter = take_parameter(rest)) {
+    if (parameter->first == "realm") challenge.realm = parameter->second;
+    if (parameter->first == "service") challenge.service = parameter->second;
+    if (parameter->first == "scope") challenge.scope = parameter->second;
+  }
+  if (challenge.scheme == Challenge::Scheme::kBearer && challenge.realm.empty()) return std::nullopt;
+  return challenge;
+}
+
+Result<Authenticator::Host*> Authenticator::host_with_credentials(const oci::Reference& repository) {
+  Host& host = hosts_[repository.api_host()];
+  if (!host.looked_up) {
+    ASSIGN_OR_RETURN(host.credentials, find_credentials(auth_file_, repository));
+    host.looked_up = true;
+  }
+  return &host;
+}
+
+Result<std::string> Authenticator::header_for(const oci::Reference& repository, const std::vector<std::string>& scopes, const std::stop_token& stop) {
+  const std::scoped_lock lock(mutex_);
+  {
+    const auto known = hosts_.find(repository.api_host());
+    if (known == hosts_.end() || !known->second.challenge) return std::string();
+  }
+  ASSIGN_OR_RETURN(Host* const host, host_with_credentials(repository));
+  const std::string key = join(scopes, " ");
+  if (const auto it = host->tokens.find(key); it != host->tokens.end() && it->second.expires > std::chrono::steady_clock::now()) return it->second.header;
+  ASSIGN_OR_RETURN(Token token, fetch_token(*host, repository, scopes, stop));
+  return (host->tokens[key] = std::move(token)).header;
+}
+
+void Authenticator::challenged(const oci::Reference& repository, const std::vector<std::string>& scopes, const Challenge& challenge,
+                               bool plain_http, const std::string& refused_header) {
+  const std::scoped_lock lock(mutex_);
+  Host& host = hosts_[repository.api_host()];
+  host.challenge = challenge;
+  host.plain_http = plain_http;
+  // Another thread may have fetched a newer one in between.
+  const auto it = host.tokens.find(join(scopes, " "));
+  if (it != host.tokens.end() && it->second.header == refused_header) host.tokens.erase(it);
+}
+
+Result<Authenticator::Token> Authenticator::fetch_token(const Host& host, const oci::Reference& repository, const std::vector<std::string>& scopes,
+                                                        const std::stop_token& stop) {
+  const Challenge& challenge = *host.challenge;
+  if (challenge.scheme == Challenge::Scheme::kBasic) {
+    if (!host.credentials) return Token{"", std::chrono::steady_clock::now()};
+    return Token{basic_header(*host.credentials), std::chrono::steady_clock::time_point::max()};
+  }
+  const bool secret = host.credentials.has_value();
+  if (secret && !host.plain_http && challenge.realm.compare(0, 7, "http://") == 0) {
+    return Error(ErrorKind::kDenied, fmt::format("{} asks to send the credentials unencrypted to {}", repository.registry(), challenge.realm));
+  }
+  const std::string scope_text = scopes.empty() ? challenge.scope : join(scopes, " ");
+  const auto as_form = [&](const std::string& grant) {
+    HttpRequest request;
+    request.method = "POST";
+    request.url = challenge.realm;
+    request.headers = {"Content-Type: application/x-www-form-urlencoded"};
+    request.body = fmt::format("{}&service={}&client_id=lamina&scope={}", grant, url_escape(challenge.service), url_escape(scope_text));
+    request.has_body = true;
+    return request;
+  };
+  HttpRequest request;
+  if (secret && !host.credentials->identity_token.empty()) {
+    request = as_form("grant_type=refresh_token&refresh_token=" + url_escape(host.credentials->identity_token));
+  } else {
+    request.url = challenge.realm + (challenge.realm.find('?') == std::string::npos ? "?" : "&") + "service=" + url_escape(challenge.service);
+    for (const std::string& scope : split(scope_text, ' ')) {
+      if (!scope.empty()) request.url += "&scope=" + url_escape(scope);
+    }
+    if (secret) request.headers.push_back("Authorization: " + basic_header(*host.credentials));
+  }
+  const SessionPool::Lease session = sessions_.acquire();
+  request.headers.push_back("User-Agent: " + user_agent_);
+  ASSIGN_OR_RETURN_WITH(HttpResponse response, session->start(request, stop), "asking " + challenge.realm + " for a token");
+  if ((response.status == 404 || response.status == 405) && secret && host.credentials->identity_token.empty()) {
+    // Some services know only OAuth2.
+    request = as_form("grant_type=password&username=" + url_escape(host.credentials->username) + "&password=" + url_escape(host.credentials->password));
+    request.headers.push_back("User-Agent: " + user_agent_);
+    ASSIGN_OR_RETURN_WITH(response, session->start(request, stop), "asking " + challenge.realm + " for a token");
+  }
+  if (response.status >= 500 || response.status == 429) {
+    return Error(ErrorKind::kUnavailable, fmt::format("the token service {} answers {}", challenge.realm, response.status));
+  }
+  if (response.status != 200) return denied_by(challenge.realm, response, repository.registry());
+  ASSIGN_OR_RETURN(const std::string body, session->read_all(kMaxTokenAnswer));
+  ASSIGN_OR_RETURN(const json::Json answer, json::parse_object(body, "the token service's answer"));
+  ASSIGN_OR_RETURN(std::optional<std::string> token, json::get_string(answer, "token"));
+  if (!token || token->empty()) {
+    ASSIGN_OR_RETURN(token, json::get_string(answer, "access_token"));
+  }
+  if (!token || token->empty()) return Error(ErrorKind::kCorrupt, fmt::format("the token service {} gives no token", challenge.realm));
+  ASSIGN_OR_RETURN(const std::optional<int64_t> lifetime, json::get_integer(answer, "expires_in"));
+  const int64_t seconds = std::max<int64_t>(lifetime.value_or(kDefaultLifetimeSeconds), kDefaultLifetimeSeconds) - kMarginSeconds;
+  return Token{"Bearer " + *token, std::chrono::steady_clock::now() + std::chrono::seconds(std::min<int64_t>(seconds, 86400))};
+}
+
+std::vector<std::string> Authenticator::notes(const oci::Reference& repository) {
+  const std::scoped_lock lock(mutex_);
+  const auto host = hosts_.find(repository.api_host());
+  if (host != hosts_.end() && host->second.credentials) return {"the credentials that are stored for " + repository.registry() + " were used; renew them with: build login " + repository.registry()};
+  return {fmt::format("there are no credentials for {} in {}", repository.registry(), join(credential_places(auth_file_), ", ")), "store them with: build login " + repository.registry()};
+}
+
+}  // namespace lamina::registry::internal

@@ -1,0 +1,65 @@
+// Answers a registry's WWW-Authenticate challenge. Docker token authentication (distribution, spec/auth), RFC 7617.
+#pragma once
+
+#include <chrono>
+#include <map>
+#include <mutex>
+#include <optional>
+#include <stop_token>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "oci/reference.h"
+#include "registry/credentials.h"
+#include "registry/internal/http.h"
+
+namespace lamina::registry::internal {
+
+// What a WWW-Authenticate header asks for.
+struct Challenge {
+  enum class Scheme { kBasic, kBearer } scheme = Scheme::kBasic;
+  std::string realm, service, scope;
+};
+// Nothing when it holds neither a Basic nor a Bearer challenge; Bearer is preferred.
+std::optional<Challenge> parse_challenge(std::string_view header);
+
+// Keeps tokens for (host, scopes) until shortly before they expire. Any thread: one fetches, the others wait.
+class Authenticator {
+ public:
+  Authenticator(std::string auth_file, std::string user_agent, SessionPool& sessions)
+      : auth_file_(std::move(auth_file)), user_agent_(std::move(user_agent)), sessions_(sessions) {}
+
+  // The value of an Authorization header for a host whose challenge is known; empty when none is.
+  Result<std::string> header_for(const oci::Reference& repository, const std::vector<std::string>& scopes,
+                                 const std::stop_token& stop);
+  // Remembers the challenge and drops the token that was refused.
+  void challenged(const oci::Reference& repository, const std::vector<std::string>& scopes, const Challenge& challenge,
+                  bool plain_http, const std::string& refused_header);
+  // For messages: which places had, or did not have, an entry for the host.
+  std::vector<std::string> notes(const oci::Reference& repository);
+
+ private:
+  struct Token {
+    std::string header;
+    std::chrono::steady_clock::time_point expires;
+  };
+  struct Host {
+    std::optional<Challenge> challenge;
+    bool plain_http = false;
+    bool looked_up = false;
+    std::optional<Credentials> credentials;
+    std::map<std::string, Token> tokens;  // by scopes
+  };
+  Result<Host*> host_with_credentials(const oci::Reference& repository);
+  Result<Token> fetch_token(const Host& host, const oci::Reference& repository, const std::vector<std::string>& scopes,
+                            const std::stop_token& stop);
+
+  std::string auth_file_;
+  std::string user_agent_;
+  SessionPool& sessions_;
+  std::mutex mutex_;  // held while a token is fetched: ten transfers need one token, not ten
+  std::map<std::string, Host> hosts_;
+};
+
+}  // namespace lamina::registry::internal

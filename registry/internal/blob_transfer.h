@@ -1,0 +1,17 @@
+// Blobs over the network, in both directions, resumed after a break.
+// OCI distribution-spec v1.1, "Pulling blobs" and "Pushing blobs".
+#pragma once
+
+#include "registry/client.h"
+#include "registry/internal/api.h"
+
+namespace lamina::registry::internal {
+
+// As Client::open_blob. The API must outlive the stream.
+Result<std::unique_ptr<ByteSource>> download_blob(Api& api, const oci::Reference& repository, const oci::Descriptor& blob);
+
+// As Client::push_blob, for a blob that the repository is known not to have.
+Result<PushOutcome> upload_blob(Api& api, const oci::Reference& repository, const oci::Descriptor& blob, oci::BlobSource& source,
+                                const std::vector<std::string>& mount_from, const TransferProgress& progress);
+
+}  // namespace lamina::registry::internal
