@@ -1,22 +1,22 @@
 #include "layers/internal/layer_meta.h"
 
-#include "oci/internal/json.h"
+#include "base/json.h"
 
 namespace lamina::layers {
 namespace {
 
-using oci::internal::Json;
+using json::Json;
 
 constexpr int kVersion = 1;
 
 Result<LayerBlob> parse_blob(const Json& json) {
   LayerBlob blob;
   if (!json.is_object()) return Error(ErrorKind::kCorrupt, "a blob is no object");
-  ASSIGN_OR_RETURN(const auto type, oci::internal::get_string(json, "mediaType"));
-  ASSIGN_OR_RETURN(const auto digest, oci::internal::get_string(json, "digest"));
-  ASSIGN_OR_RETURN(const auto size, oci::internal::get_integer(json, "size"));
-  ASSIGN_OR_RETURN(const auto pulled, oci::internal::get_bool(json, "pulled"));
-  ASSIGN_OR_RETURN(const auto level, oci::internal::get_integer(json, "level"));
+  ASSIGN_OR_RETURN(const auto type, json::get_string(json, "mediaType"));
+  ASSIGN_OR_RETURN(const auto digest, json::get_string(json, "digest"));
+  ASSIGN_OR_RETURN(const auto size, json::get_integer(json, "size"));
+  ASSIGN_OR_RETURN(const auto pulled, json::get_bool(json, "pulled"));
+  ASSIGN_OR_RETURN(const auto level, json::get_integer(json, "level"));
   ASSIGN_OR_RETURN(blob.descriptor.digest, oci::Digest::parse(digest.value_or("")));
   blob.descriptor.media_type = type.value_or("");
   blob.descriptor.size = static_cast<uint64_t>(size.value_or(0));
@@ -29,16 +29,16 @@ Result<LayerBlob> parse_blob(const Json& json) {
 
 Result<LayerMeta> LayerMeta::parse(std::string_view text) {
   LayerMeta meta;
-  ASSIGN_OR_RETURN(const Json json, oci::internal::parse_object(text, "a layer's meta file"));
-  ASSIGN_OR_RETURN(const auto version, oci::internal::get_integer(json, "version"));
+  ASSIGN_OR_RETURN(const Json json, json::parse_object(text, "a layer's meta file"));
+  ASSIGN_OR_RETURN(const auto version, json::get_integer(json, "version"));
   if (version != kVersion) return Error(ErrorKind::kCorrupt, "a layer's meta file has another version");
-  ASSIGN_OR_RETURN(const auto boot, oci::internal::get_string(json, "boot"));
-  ASSIGN_OR_RETURN(const auto pulled, oci::internal::get_bool(json, "pulled"));
-  ASSIGN_OR_RETURN(const auto diff_id, oci::internal::get_string(json, "diffId"));
-  ASSIGN_OR_RETURN(const auto size, oci::internal::get_integer(json, "tarSize"));
-  ASSIGN_OR_RETURN(const auto clamp, oci::internal::get_integer(json, "clampMtime"));
-  ASSIGN_OR_RETURN(const auto implicit, oci::internal::get_strings(json, "implicitDirectories"));
-  ASSIGN_OR_RETURN(const Json* const blobs, oci::internal::get_array(json, "blobs"));
+  ASSIGN_OR_RETURN(const auto boot, json::get_string(json, "boot"));
+  ASSIGN_OR_RETURN(const auto pulled, json::get_bool(json, "pulled"));
+  ASSIGN_OR_RETURN(const auto diff_id, json::get_string(json, "diffId"));
+  ASSIGN_OR_RETURN(const auto size, json::get_integer(json, "tarSize"));
+  ASSIGN_OR_RETURN(const auto clamp, json::get_integer(json, "clampMtime"));
+  ASSIGN_OR_RETURN(const auto implicit, json::get_strings(json, "implicitDirectories"));
+  ASSIGN_OR_RETURN(const Json* const blobs, json::get_array(json, "blobs"));
   meta.boot_id = boot.value_or("");
   meta.pulled = pulled.value_or(false);
   if (diff_id) {
@@ -70,7 +70,7 @@ std::string LayerMeta::to_json() const {
     if (blob.level) item["level"] = *blob.level;
     json["blobs"].push_back(std::move(item));
   }
-  return oci::internal::dump(json);
+  return json::dump(json);
 }
 
 }  // namespace lamina::layers

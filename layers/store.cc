@@ -12,7 +12,7 @@
 #include "base/text.h"
 #include "base/time.h"
 #include "layers/internal/store_impl.h"
-#include "oci/internal/json.h"
+#include "base/json.h"
 
 namespace lamina::layers {
 namespace {
@@ -189,13 +189,13 @@ Result<void> Store::remove_blob(const oci::Digest& digest) {
 namespace {
 
 Result<ImageRecord> parse_image(std::string_view text) {
-  ASSIGN_OR_RETURN(const oci::internal::Json json, oci::internal::parse_object(text, "an image name's file"));
+  ASSIGN_OR_RETURN(const json::Json json, json::parse_object(text, "an image name's file"));
   ImageRecord record;
-  ASSIGN_OR_RETURN(const auto name, oci::internal::get_string(json, "name"));
-  ASSIGN_OR_RETURN(const auto type, oci::internal::get_string(json, "mediaType"));
-  ASSIGN_OR_RETURN(const auto digest, oci::internal::get_string(json, "digest"));
-  ASSIGN_OR_RETURN(const auto size, oci::internal::get_integer(json, "size"));
-  ASSIGN_OR_RETURN(const auto created, oci::internal::get_string(json, "created"));
+  ASSIGN_OR_RETURN(const auto name, json::get_string(json, "name"));
+  ASSIGN_OR_RETURN(const auto type, json::get_string(json, "mediaType"));
+  ASSIGN_OR_RETURN(const auto digest, json::get_string(json, "digest"));
+  ASSIGN_OR_RETURN(const auto size, json::get_integer(json, "size"));
+  ASSIGN_OR_RETURN(const auto created, json::get_string(json, "created"));
   record.name = name.value_or("");
   record.created = created.value_or("");
   record.descriptor.media_type = type.value_or("");
@@ -210,12 +210,12 @@ Result<void> Store::set_image(const std::string& canonical_name, const oci::Desc
   // The same again is not written again: a rebuild that changes nothing writes nothing.
   ASSIGN_OR_RETURN(const std::optional<ImageRecord> old, image(canonical_name));
   if (old && old->descriptor.digest == descriptor.digest) return {};
-  const oci::internal::Json json = {{"name", canonical_name},
+  const json::Json json = {{"name", canonical_name},
                                     {"mediaType", descriptor.media_type},
                                     {"digest", descriptor.digest.text()},
                                     {"size", descriptor.size},
                                     {"created", format_rfc3339(now())}};
-  return write_file_atomically(AT_FDCWD, impl_->image_path(canonical_name), oci::internal::dump(json), Durability::kFsync);
+  return write_file_atomically(AT_FDCWD, impl_->image_path(canonical_name), json::dump(json), Durability::kFsync);
 }
 
 Result<std::optional<ImageRecord>> Store::image(const std::string& canonical_name) {

@@ -16,15 +16,15 @@ struct Credentials {
   std::string identity_token;  // OAuth2 refresh token; then username and password are empty
 };
 
-// In order: `auth_file` (--authfile), $REGISTRY_AUTH_FILE, $DOCKER_CONFIG/config.json or
-// ~/.docker/config.json, $XDG_RUNTIME_DIR/containers/auth.json. In each: credHelpers for the host, then auths,
+// From `auth_file` (--authfile) or $REGISTRY_AUTH_FILE alone when one is given; else $DOCKER_CONFIG/config.json or
+// ~/.docker/config.json, then $XDG_RUNTIME_DIR/containers/auth.json. In each: credHelpers for the host, then auths,
 // then credsStore. Nothing when no place has an entry; an unreadable or malformed file is an error that names it.
 Result<std::optional<Credentials>> find_credentials(const std::string& auth_file,
                                                     const oci::Reference& reference);
 // The places find_credentials looks at, for messages.
 std::vector<std::string> credential_places(const std::string& auth_file);
 
-// build login / logout: writes auths of $DOCKER_CONFIG/config.json (mode 0600, other content kept).
+// build login / logout: writes auths of the first such place (mode 0600, other content kept).
 Result<void> store_credentials(const std::string& auth_file, const std::string& registry,
                                const Credentials& credentials);
 // False when there was none.
