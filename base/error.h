@@ -44,23 +44,24 @@ class Error {
   // Exit status of the failed command for kStepFailed (128 + signal when it was killed); else 0.
   int exit_status() const { return exit_status_; }
 
-  Error&& with_errno(int e) && {
+  // By value, not Error&&: `error = std::move(error).with_note(…)` must not be a move onto itself.
+  Error with_errno(int e) && {
     errno_ = e;
     return std::move(*this);
   }
-  Error&& with_context(std::string what) && {
+  Error with_context(std::string what) && {
     context_.push_back(std::move(what));
     return std::move(*this);
   }
-  Error&& with_note(std::string note) && {
+  Error with_note(std::string note) && {
     notes_.push_back(std::move(note));
     return std::move(*this);
   }
-  Error&& with_diagnostic(Diagnostic d) && {
+  Error with_diagnostic(Diagnostic d) && {
     diagnostics_.push_back(std::move(d));
     return std::move(*this);
   }
-  Error&& with_exit_status(int s) && {
+  Error with_exit_status(int s) && {
     exit_status_ = s;
     return std::move(*this);
   }

@@ -40,7 +40,7 @@ int openat2(int dir_fd, const std::string& path, int flags, mode_t mode, uint64_
 
 Result<UniqueFd> open_resolved(int root_fd, const std::string& path, int flags, mode_t mode,
                                uint64_t resolve) {
-  UniqueFd fd(openat2(root_fd, path, flags, mode, resolve));
+  UniqueFd fd(openat2(root_fd, path.empty() ? "." : path, flags, mode, resolve));
   if (fd) return fd;
   const int error_number = errno;
   if (error_number == ENOSYS) {

@@ -22,7 +22,8 @@ Result<UniqueFd> open_at(int dir_fd, const std::string& path, int flags, mode_t 
 Result<UniqueFd> open_directory(int dir_fd, const std::string& path);
 
 // openat2(2) with RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS: no component, "..", or symlink leaves
-// `root_fd`. For hostile trees. `path` may be absolute (then it starts at the root).
+// `root_fd`. For hostile trees. `path` may be absolute (then it starts at the root);
+// an empty one is the root itself.
 Result<UniqueFd> open_in_root(int root_fd, const std::string& path, int flags, mode_t mode = 0);
 // openat2(2) with RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS.
 Result<UniqueFd> open_beneath_nofollow(int root_fd, const std::string& path, int flags,
