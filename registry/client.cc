@@ -33,7 +33,7 @@ bool known_manifest(std::string_view type) { return oci::media_type::is_index(ty
 
 // The type that body and header agree on.
 Result<std::string> manifest_type(const std::string& header, std::string_view body, const std::string& name) {
-  if (header.find("manifest.v1+") != std::string::npos) {
+  if (header.find("docker.distribution.manifest.v1+") != std::string::npos) {
     return Error(ErrorKind::kUnsupported, fmt::format("{} is stored in Docker's schema 1 format, which was given up in 2017", name)).with_note("push it again with a current tool");
   }
   const std::string detected = oci::detect_manifest_type(body);
