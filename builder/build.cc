@@ -117,7 +117,7 @@ class Build {
   Error cancelled_or(Error error) const;
 
   layers::Store& store_;
-  const BuildRequest& request_;
+  BuildRequest request_;
   EventHub events_;
   std::stop_source stop_;
   std::stop_callback<std::function<void()>> on_stop_;
@@ -133,6 +133,25 @@ class Build {
   // they have threads of their own.
   ThreadPool background_{2};
 };
+
+// A global ARG of the Dockerfile gives the time unless the command line or the environment did.
+Result<void> apply_epoch_argument(const parser::Dockerfile& dockerfile, BuildRequest& request) {
+  for (const parser::Instruction& i : dockerfile.global_args) {
+    const auto* arg = std::get_if<parser::Arg>(&i.body);
+    if (arg == nullptr || request.source_date_epoch) continue;
+    for (const parser::Arg::Item& item : arg->items) {
+      if (item.name.text != "SOURCE_DATE_EPOCH" || !item.value || item.value->text.empty()) continue;
+      const auto seconds = parse_int(item.value->text);
+      if (!seconds || *seconds < 0) {
+        std::string message = fmt::format("invalid SOURCE_DATE_EPOCH: {}", printable(item.value->text));
+        Diagnostic d = parser::diagnostic_at(dockerfile, Severity::kError, item.value->range, message, {"it is a number of seconds since 1970"});
+        return Error(ErrorKind::kInvalidInput, std::move(message)).with_diagnostic(std::move(d));
+      }
+      request.source_date_epoch = *seconds;
+    }
+  }
+  return {};
+}
 
 Error Build::cancelled_or(Error error) const {
   if (error.kind() == ErrorKind::kCancelled) return Error(ErrorKind::kCancelled, "interrupted");
@@ -318,6 +337,7 @@ Result<std::string> Build::describe() {
 Result<BuildResult> Build::run() {
   RETURN_IF_ERROR(parse_names());
   ASSIGN_OR_RETURN(const LoadedDockerfile loaded, load_dockerfile(request_, events_));
+  RETURN_IF_ERROR(apply_epoch_argument(loaded.dockerfile, request_));
   contexts_.emplace(store_, request_, loaded.path);
   BuildResult result;
   std::vector<oci::Image> images;

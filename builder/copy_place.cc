@@ -37,6 +37,12 @@ class Placer {
     if (!copy_.link) {
       ASSIGN_OR_RETURN(destination, below_.resolve(destination, true));
     }
+    // Each would overwrite the one before.
+    const auto plain = std::count_if(selection.sources.begin(), selection.sources.end(), [](const SelectedSource& s) { return !s.directory && !s.archive; });
+    if (plain > 1 && !copy_.parents && copy_.destination.back() != '/' && !is_directory(destination)) {
+      return Error(ErrorKind::kInvalidInput, fmt::format("{} has several sources, so its destination must be a directory and end with /", copy_.is_add ? "ADD" : "COPY"))
+          .with_note(fmt::format("write {}/", copy_.destination));
+    }
     for (const SelectedSource& source : selection.sources) RETURN_IF_ERROR(place(source, destination));
     link_hard_links();
     layers::EntryList entries;

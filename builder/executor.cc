@@ -177,14 +177,17 @@ Result<Outcome> Executor::execute_body(const Step& step, const WorkdirStep& work
   inputs.add("user", workdir.user);
   if (auto hit = recorded(step, inputs)) return std::move(*hit);
   ASSIGN_OR_RETURN(const std::shared_ptr<layers::RootfsView> view, view_below(step));
+  Placement placement;
+  placement.created_time = creation_time(env_.request);
+  auto entries = place_directory(workdir.path, placement, *view);
+  if (!entries) return at_instruction(step, std::move(entries).error());
+  if (entries->empty()) return record(step, inputs, layers::LayerId{});  // it exists: nobody's name matters
   auto user = resolve_user(workdir.user, reader_of(view));
   if (!user) return at_instruction(step, std::move(user).error());
-  Placement placement;
   // A number without a group owns with that number as group, as BuildKit's WORKDIR does.
   const bool only_number = parse_uint(workdir.user).has_value();
   placement.owner = Owner{user->uid, only_number ? user->uid : user->gid};
-  placement.created_time = creation_time(env_.request);
-  auto entries = place_directory(workdir.path, placement, *view);
+  entries = place_directory(workdir.path, placement, *view);
   if (!entries) return at_instruction(step, std::move(entries).error());
   ASSIGN_OR_RETURN(layers::LayerId layer, add_layer(step, *entries));
   return record(step, inputs, std::move(layer));
@@ -264,6 +267,7 @@ Result<Outcome> Executor::execute_body(const Step& step, const RunStep& run) {
   for (const auto& [name, value] : run.env) inputs.add_text("env." + name, value);
   inputs.add("working directory", run.working_dir);
   inputs.add("user", run.user);
+  if (!run.hostname.empty()) inputs.add("host name", run.hostname);
   inputs.add("network", run.network == NetworkMode::kNone ? "none" : "host");
   if (run.insecure) inputs.add("security", "insecure");
   for (const auto& [name, address] : env_.request.extra_hosts) inputs.add("host " + name, "");

@@ -270,6 +270,7 @@ Result<layers::LayerId> Executor::run_command(const Step& step, const RunStep& r
   }
   spec.working_dir = run.working_dir;
   spec.user = run.user;
+  if (!run.hostname.empty()) spec.hostname = run.hostname;
   spec.network = run.network;
   spec.extra_hosts = env_.request.extra_hosts;
   spec.mounts = std::move(set.mounts);

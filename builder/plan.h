@@ -40,6 +40,7 @@ struct RunStep {
   std::vector<std::pair<std::string, std::string>> hidden_env;  // proxies: not part of the key
   std::string working_dir;
   std::string user;
+  std::string hostname;               // empty: the sandbox's own
   NetworkMode network = NetworkMode::kHost;
   bool insecure = false;
   std::vector<PlannedMount> mounts;

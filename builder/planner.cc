@@ -13,8 +13,7 @@ namespace lamina::builder::internal {
 namespace {
 
 constexpr std::string_view kDefaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-constexpr const char* kProxyNames[] = {"HTTP_PROXY", "http_proxy",  "HTTPS_PROXY", "https_proxy", "FTP_PROXY",
-                                       "ftp_proxy",  "NO_PROXY",    "no_proxy",    "ALL_PROXY",   "all_proxy"};
+constexpr const char* kProxyNames[] = {"HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY"};
 
 void put_platform(std::map<std::string, std::string>& out, const std::string& prefix, const oci::Platform& p) {
   out[prefix + "PLATFORM"] = p.text();
@@ -68,8 +67,15 @@ std::optional<std::string> BuildArguments::of_platform(const std::string& name) 
 
 Variables BuildArguments::proxies() const {
   Variables out;
-  for (const char* name : kProxyNames) {
-    if (const auto it = given_.find(name); it != given_.end()) out.emplace_back(name, it->second);
+  // Programs disagree about the case of these names: one given in either is set in both.
+  for (const std::string name : kProxyNames) {
+    const std::string lower = to_lower(name);
+    auto it = given_.find(name);
+    if (it == given_.end()) it = given_.find(lower);
+    if (it == given_.end()) continue;
+    out.emplace_back(name, it->second);
+    const auto own = given_.find(lower);
+    out.emplace_back(lower, own == given_.end() ? it->second : own->second);
   }
   return out;
 }

@@ -275,10 +275,6 @@ Result<void> Planner::apply_body(StageScope& scope, const parser::Instruction& i
   }
   ASSIGN_OR_RETURN(const std::string destination, expand(scope, i, body.destination));
   step.destination = absolute_destination(destination, scope.stage.config.working_dir);
-  if (step.sources.size() + step.inline_files.size() > 1 && step.destination.back() != '/') {
-    return complaints_.fail(i, body.destination.range, fmt::format("{} has several sources, so its destination must be a directory and end with /", i.name),
-                            {fmt::format("write {}/", body.destination.text)});
-  }
   if (body.chown) {
     ASSIGN_OR_RETURN(step.chown, expand(scope, i, *body.chown));
   }
@@ -320,7 +316,11 @@ Result<void> Planner::fill_run_command(StageScope& scope, const parser::Run& bod
       command.args = {first.content};
     } else {
       std::string text = command.args[0];
-      for (const parser::Heredoc& doc : body.heredocs) text += "\n" + doc.raw_content;
+      text += '\n';
+      for (const parser::Heredoc& doc : body.heredocs) {
+        text += doc.raw_content;
+        if (text.back() != '\n') text += '\n';  // the file's last line
+      }
       command.args = {std::move(text)};
     }
   }
@@ -367,6 +367,7 @@ Result<void> Planner::apply_body(StageScope& scope, const parser::Instruction& i
   }
   step.working_dir = scope.stage.config.working_dir.empty() ? "/" : scope.stage.config.working_dir;
   step.user = scope.stage.config.user;
+  step.hostname = arguments_->given("BUILDKIT_SANDBOX_HOSTNAME").value_or("");
   step.network = request_.network;
   const auto allowed = [&](const char* what) {
     return std::find(request_.allow.begin(), request_.allow.end(), what) != request_.allow.end();

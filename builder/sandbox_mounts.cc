@@ -272,8 +272,10 @@ class RootBuilder {
     }
     const std::string base = fd_path(dev.get());
     if (::mount("devpts", (base + "/pts").c_str(), "devpts", kNosuid | kNoexec, "newinstance,ptmxmode=0666,mode=0620") != 0) return system_error(errno, "mount", "/dev/pts");
+    // A mount of the user's at the same place replaces this one instead of covering it.
+    const bool own_shm = std::any_of(plan_.spec.mounts.begin(), plan_.spec.mounts.end(), [](const SandboxMount& m) { return m.target == "/dev/shm"; });
     const std::string size = fmt::format("mode=1777,size={}", plan_.spec.shm_size_bytes);
-    if (::mount("shm", (base + "/shm").c_str(), "tmpfs", kNosuid | kNodev | kNoexec, size.c_str()) != 0) return system_error(errno, "mount", "/dev/shm");
+    if (!own_shm && ::mount("shm", (base + "/shm").c_str(), "tmpfs", kNosuid | kNodev | kNoexec, size.c_str()) != 0) return system_error(errno, "mount", "/dev/shm");
     // Not every kernel has POSIX message queues.
     ::mount("mqueue", (base + "/mqueue").c_str(), "mqueue", kNosuid | kNodev | kNoexec, nullptr);
     return {};

@@ -107,7 +107,7 @@ Result<ResolvedUser> resolve_user(std::string_view text, const ReadText& read) {
     out.home = found->home;
   } else if (number) {
     out.uid = *number;
-  } else if (!parts.user.empty()) {
+  } else if (!parts.user.empty() && parts.user != "root") {  // root is 0 even without a passwd file
     return unknown_name("user", "/etc/passwd", parts.user, users);
   }
   if (parts.has_group) {

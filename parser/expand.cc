@@ -164,13 +164,8 @@ class Expander {
         add_value(s, depth);
       } else if (c == escape_) {
         ++at_;
-        // In raw text the escape only protects "$" and itself.
-        if (done()) {
-          if (raw_) out += c;
-          break;
-        }
+        if (done()) break;
         const char escaped = text_[at_++];
-        if (raw_ && escaped != '$' && escaped != escape_) out += c;
         out += escaped;
         add_quoted(std::string_view(&escaped, 1), depth);
       } else {
