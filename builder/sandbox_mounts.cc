@@ -100,7 +100,8 @@ Result<UniqueFd> mount_overlay(const std::vector<std::string>& lower, const std:
     RETURN_IF_ERROR(context.flag("volatile"));
   }
   RETURN_IF_ERROR(context.set("metacopy", "off"));
-  RETURN_IF_ERROR(context.set("redirect_dir", "off"));
+  // Neither made nor followed; "off" would mean "follow", which userxattr does not allow.
+  RETURN_IF_ERROR(context.set("redirect_dir", "nofollow"));
   RETURN_IF_ERROR(context.set("index", "off"));
   if (!full_privileges) RETURN_IF_ERROR(context.flag("userxattr"));
   return context.mount(0);
