@@ -82,7 +82,7 @@ class FsContext {
 };
 
 // overlayfs: upper with its changes, or none (then read-only). Lower directories top first.
-Result<UniqueFd> mount_overlay(const std::vector<std::string>& lower, const std::string& upper, const std::string& work, bool full_privileges) {
+Result<UniqueFd> mount_overlay(const std::vector<std::string>& lower, const std::string& upper, const std::string& work, bool full_privileges, bool no_devices) {
   ASSIGN_OR_RETURN(FsContext context, FsContext::open("overlay"));
   ignore_error(context.set("source", "lamina"), "only a label");
   bool one_by_one = true;
@@ -104,7 +104,7 @@ Result<UniqueFd> mount_overlay(const std::vector<std::string>& lower, const std:
   RETURN_IF_ERROR(context.set("redirect_dir", "nofollow"));
   RETURN_IF_ERROR(context.set("index", "off"));
   if (!full_privileges) RETURN_IF_ERROR(context.flag("userxattr"));
-  return context.mount(0);
+  return context.mount(no_devices ? MOUNT_ATTR_NODEV : 0);
 }
 
 Result<void> attach(int mount_fd, int target_fd) {
@@ -112,13 +112,13 @@ Result<void> attach(int mount_fd, int target_fd) {
   return {};
 }
 
-Result<UniqueFd> clone_tree(int dir_fd, const std::string& path, bool recursive, bool read_only) {
+Result<UniqueFd> clone_tree(int dir_fd, const std::string& path, bool recursive, bool read_only, bool no_devices = false) {
   const unsigned flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | (path.empty() ? AT_EMPTY_PATH : 0) | (recursive ? AT_RECURSIVE : 0);
   UniqueFd fd(static_cast<int>(::syscall(SYS_open_tree, dir_fd, path.c_str(), flags)));
   if (!fd) return system_error(errno, "open_tree", path);
-  if (read_only) {
+  if (read_only || no_devices) {
     mount_attr attributes{};
-    attributes.attr_set = MOUNT_ATTR_RDONLY;
+    attributes.attr_set = (read_only ? MOUNT_ATTR_RDONLY : 0) | (no_devices ? MOUNT_ATTR_NODEV : 0);
     if (::syscall(SYS_mount_setattr, fd.get(), "", AT_EMPTY_PATH | (recursive ? AT_RECURSIVE : 0), &attributes, sizeof attributes) != 0) {
       return system_error(errno, "mount_setattr", path);
     }
@@ -230,7 +230,7 @@ class RootBuilder {
     struct stat st {};
     if (::stat(source.c_str(), &st) != 0) return system_error(errno, "stat", source);
     ASSIGN_OR_RETURN(const UniqueFd at, target(path, S_ISDIR(st.st_mode)));
-    ASSIGN_OR_RETURN(const UniqueFd tree, clone_tree(AT_FDCWD, source, S_ISDIR(st.st_mode), read_only));
+    ASSIGN_OR_RETURN(const UniqueFd tree, clone_tree(AT_FDCWD, source, S_ISDIR(st.st_mode), read_only, !plan_.spec.insecure));
     return attach(tree.get(), at.get());
   }
 
@@ -246,23 +246,47 @@ class RootBuilder {
     return std::move(mounted).error().with_note("a container that masks parts of /proc forbids this; run it with --security-opt systempaths=unconfined or as a privileged pod");
   }
 
-  Result<void> make_dev() {
-    RETURN_IF_ERROR(mount_at("tmpfs", "/dev", kNosuid, "mode=755,size=65536k"));
-    ASSIGN_OR_RETURN(const UniqueFd dev, open_in_root(root_, "dev", O_RDONLY | O_DIRECTORY));
-    struct Device {
-      const char* name;
-      unsigned minor, major;
-    };
-    const Device devices[] = {{"null", 3, 1}, {"zero", 5, 1}, {"full", 7, 1}, {"random", 8, 1}, {"urandom", 9, 1}, {"tty", 0, 5}};
-    for (const Device& d : devices) {
-      if (plan_.full_privileges && ::mknodat(dev.get(), d.name, S_IFCHR | 0666, makedev(d.major, d.minor)) == 0) {
-        ::fchmodat(dev.get(), d.name, 0666, 0);
-        continue;
+  struct Device {
+    const char* name;
+    unsigned major, minor;
+  };
+  static constexpr Device kDevices[] = {{"null", 1, 3}, {"zero", 1, 5}, {"full", 1, 7}, {"random", 1, 8}, {"urandom", 1, 9}, {"tty", 5, 0}};
+
+  // Mounts of single device nodes. With full privileges they are nodes of our own: chmod in a RUN must not reach the
+  // machine's. In a user namespace none can be made, and root there cannot change the machine's.
+  Result<std::vector<UniqueFd>> device_trees() {
+    std::vector<UniqueFd> trees;
+    if (!plan_.full_privileges) {
+      for (const Device& d : kDevices) {
+        ASSIGN_OR_RETURN(UniqueFd tree, clone_tree(AT_FDCWD, std::string("/dev/") + d.name, false, false));
+        trees.push_back(std::move(tree));
       }
-      // In a user namespace device nodes cannot be made: the host's are shown.
-      ASSIGN_OR_RETURN(const UniqueFd file, open_at(dev.get(), d.name, O_WRONLY | O_CREAT | O_EXCL, 0666));
-      ASSIGN_OR_RETURN(const UniqueFd tree, clone_tree(AT_FDCWD, std::string("/dev/") + d.name, false, false));
-      RETURN_IF_ERROR(attach(tree.get(), file.get()));
+      return trees;
+    }
+    RETURN_IF_ERROR(mount_at("tmpfs", "/dev", kNosuid | kNoexec, "mode=755,size=64k"));
+    {
+      ASSIGN_OR_RETURN(const UniqueFd nodes, open_in_root(root_, "dev", O_RDONLY | O_DIRECTORY));
+      for (const Device& d : kDevices) {
+        if (::mknodat(nodes.get(), d.name, S_IFCHR | 0666, makedev(d.major, d.minor)) != 0) return system_error(errno, "mknod", d.name);
+        if (::fchmodat(nodes.get(), d.name, 0666, 0) != 0) return system_error(errno, "chmod", d.name);
+        ASSIGN_OR_RETURN(UniqueFd tree, clone_tree(nodes.get(), d.name, false, false));
+        trees.push_back(std::move(tree));
+      }
+      // The clones keep the file system; its name goes.
+      if (::umount2(fd_path(nodes.get()).c_str(), kDetach) != 0) return system_error(errno, "umount", "/dev");
+    }
+    return trees;
+  }
+
+  Result<void> make_dev() {
+    ASSIGN_OR_RETURN(const std::vector<UniqueFd> devices, device_trees());
+    // Everything that the command can write to is nodev: a node it makes (it may, for the image) opens no device of
+    // the machine.
+    RETURN_IF_ERROR(mount_at("tmpfs", "/dev", kNosuid | kNodev, "mode=755,size=65536k"));
+    ASSIGN_OR_RETURN(const UniqueFd dev, open_in_root(root_, "dev", O_RDONLY | O_DIRECTORY));
+    for (size_t i = 0; i < devices.size(); ++i) {
+      ASSIGN_OR_RETURN(const UniqueFd file, open_at(dev.get(), kDevices[i].name, O_WRONLY | O_CREAT | O_EXCL, 0666));
+      RETURN_IF_ERROR(attach(devices[i].get(), file.get()));
     }
     const std::pair<const char*, const char*> links[] = {{"/proc/self/fd", "fd"}, {"/proc/self/fd/0", "stdin"}, {"/proc/self/fd/1", "stdout"}, {"/proc/self/fd/2", "stderr"}, {"pts/ptmx", "ptmx"}, {"/proc/kcore", "core"}};
     for (const auto& [to, name] : links) {
@@ -292,6 +316,7 @@ class RootBuilder {
 
   // Docker's masked and read-only paths; absent ones are fine.
   void mask() {
+    const auto null = open_in_root(root_, "dev/null", O_PATH);
     const char* const masked[] = {"proc/asound", "proc/acpi", "proc/interrupts", "proc/kcore", "proc/keys", "proc/latency_stats", "proc/timer_list",
                                   "proc/timer_stats", "proc/sched_debug", "proc/scsi", "sys/firmware", "sys/devices/virtual/powercap"};
     for (const char* path : masked) {
@@ -300,7 +325,7 @@ class RootBuilder {
       if (!at || ::fstat(at->get(), &st) != 0) continue;
       if (S_ISDIR(st.st_mode)) {
         ::mount("tmpfs", fd_path(at->get()).c_str(), "tmpfs", kRdonly, "size=0");
-      } else if (const auto tree = clone_tree(AT_FDCWD, "/dev/null", false, false)) {
+      } else if (const auto tree = clone_tree(null ? null->get() : -1, "", false, false)) {
         ignore_error(attach(tree->get(), at->get()), "the path is masked as far as the kernel allows");
       }
     }
@@ -323,7 +348,7 @@ class RootBuilder {
     for (const std::string& d : {upper, work, empty}) {
       if (::mkdir(d.c_str(), 0755) != 0 && errno != EEXIST) return system_error(errno, "mkdir", d);
     }
-    ASSIGN_OR_RETURN(const UniqueFd overlay, mount_overlay(m.overlay_lower.empty() ? std::vector<std::string>{empty} : m.overlay_lower, upper, work, plan_.full_privileges));
+    ASSIGN_OR_RETURN(const UniqueFd overlay, mount_overlay(m.overlay_lower.empty() ? std::vector<std::string>{empty} : m.overlay_lower, upper, work, plan_.full_privileges, true));
     // open_tree on a detached mount works only once it is attached somewhere: the scratch directory is ours.
     ASSIGN_OR_RETURN(const UniqueFd place, open_at(AT_FDCWD, empty, O_PATH | O_DIRECTORY));
     RETURN_IF_ERROR(attach(overlay.get(), place.get()));
@@ -353,7 +378,7 @@ Result<MountPoints> enter_root(const SandboxPlan& plan) {
     if (::mkdir(empty.c_str(), 0755) != 0 && errno != EEXIST) return system_error(errno, "mkdir", empty);
     lower.push_back(empty);
   }
-  ASSIGN_OR_RETURN_WITH(const UniqueFd root, mount_overlay(lower, spec.upper_dir, spec.work_dir, plan.full_privileges), fmt::format("mounting an overlay of {} layers", spec.lower_dirs.size()));
+  ASSIGN_OR_RETURN_WITH(const UniqueFd root, mount_overlay(lower, spec.upper_dir, spec.work_dir, plan.full_privileges, !spec.insecure), fmt::format("mounting an overlay of {} layers", spec.lower_dirs.size()));
   // It must be attached to be pivoted into; nobody else sees this namespace.
   ASSIGN_OR_RETURN(const UniqueFd place, open_at(AT_FDCWD, spec.work_dir, O_PATH | O_DIRECTORY));
   RETURN_IF_ERROR(attach(root.get(), place.get()));
