@@ -84,6 +84,10 @@ Result<oci::Image> assemble_image(layers::Store& store, const Plan& plan, const 
     base_layers = base->image.manifest.layers.size();
     manifest.layers = base->image.manifest.layers;
     for (oci::Descriptor& layer : manifest.layers) {
+      // An OCI manifest names layers in OCI's words; the bytes are the same.
+      if (layer.media_type == oci::media_type::kDockerLayer || layer.media_type == oci::media_type::kDockerLayerGzip) {
+        layer.media_type = oci::oci_layer_type(*oci::layer_compression(layer.media_type));
+      }
       if (!base->reference.repository().empty() && !annotated_source(layer) && oci::layer_compression(layer.media_type) != oci::Compression::kNone) {
         layer.annotations[source_annotation(base->reference.registry())] = base->reference.repository();
       }
@@ -125,7 +129,7 @@ Result<oci::Image> compress_image(layers::Store& store, const oci::Image& image,
   oci::Manifest manifest = image.manifest;
   for (size_t i = 0; i < manifest.layers.size() && i < config.diff_ids.size(); ++i) {
     oci::Descriptor& layer = manifest.layers[i];
-    layer.annotations.clear();
+    std::erase_if(layer.annotations, [](const auto& a) { return is_source_annotation(a.first); });  // only for us
     const bool ours = oci::layer_compression(layer.media_type) == oci::Compression::kNone;
     if (!ours && !options.force) continue;
     if (ours && options.type == oci::Compression::kNone) continue;

@@ -11,13 +11,15 @@ namespace {
 constexpr std::string_view kSourceAnnotation = "containerd.io/distribution.source.";
 }
 
+bool is_source_annotation(std::string_view name) { return name.substr(0, kSourceAnnotation.size()) == kSourceAnnotation; }
+
 std::string source_annotation(const std::string& registry) {
   return std::string(kSourceAnnotation) + registry;
 }
 
 std::optional<oci::Reference> annotated_source(const oci::Descriptor& layer) {
   for (const auto& [name, repository] : layer.annotations) {
-    if (name.compare(0, kSourceAnnotation.size(), kSourceAnnotation) != 0) continue;
+    if (!is_source_annotation(name)) continue;
     auto reference = oci::Reference::parse(name.substr(kSourceAnnotation.size()) + "/" + repository);
     if (reference) return std::move(*reference);
   }

@@ -66,6 +66,7 @@ class LayeredSource : public oci::BlobSource {
 // Annotation of a layer in the store's own manifests: the repository that holds its blob, by registry. It is
 // removed from what is pushed or exported. The name is containerd's label for the same fact.
 std::string source_annotation(const std::string& registry);
+bool is_source_annotation(std::string_view name);
 std::optional<oci::Reference> annotated_source(const oci::Descriptor& layer);
 
 }  // namespace lamina::builder

@@ -20,7 +20,8 @@ endfunction()
 
 lamina_static(crypto libcrypto.a Threads::Threads dl)
 lamina_static(re2 libre2.a Threads::Threads)
-lamina_static(zstd libzstd.a Threads::Threads)
+# Debian's libzstd.a is built without threads.
+lamina_static(zstd zstd)
 lamina_static(deflate libdeflate.a)
 lamina_static(seccomp libseccomp.a)
 lamina_static(isal isal)

@@ -260,7 +260,13 @@ Result<std::vector<std::string>> Store::snapshots(std::span<const LayerId> stack
       ASSIGN_OR_RETURN(std::shared_ptr<RootfsView> view, RootfsView::open(directories));
       return std::shared_ptr<const RootfsView>(std::move(view));
     };
-    futures[i] = pool.submit([this, &ids, i, below, remote] { return impl_->unpack(ids, i, below, remote); }).share();
+    futures[i] = pool.submit([this, &ids, i, below, remote]() -> Result<std::string> {
+      auto place = impl_->unpack(ids, i, below, remote);
+      if (place) return place;
+      const auto known = impl_->meta(ids[i]);
+      const bool pulled = known && !known->blobs.empty();
+      return std::move(place).error().with_context(pulled ? "unpacking the blob " + known->blobs.front().descriptor.digest.text() : "unpacking a layer");
+    }).share();
   }
   // All are waited for, also after an error: they use this frame.
   std::optional<Error> first;

@@ -1,0 +1,26 @@
+#!/bin/sh
+# Installs what Lamina needs on Debian 12: to build and run it, and with --tests also what the tests use.
+set -eu
+
+build_packages="g++ cmake ninja-build ccache pkg-config git ca-certificates
+  libcli11-dev libfmt-dev libre2-dev libdeflate-dev libisal-dev libzstd-dev libssl-dev libseccomp-dev
+  libcurl4-openssl-dev libarchive-dev nlohmann-json3-dev doctest-dev libcap-dev uidmap busybox-static"
+# The registry, the readers and the sanitizers of the tests.
+test_packages="python3 curl docker-registry apache2-utils skopeo umoci podman buildah runc catatonit netavark
+  mmdebstrap zstd attr acl"
+
+packages=$build_packages
+[ "${1:-}" = --tests ] && packages="$packages $test_packages"
+
+missing=
+for package in $packages; do
+  dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing="$missing $package"
+done
+[ -z "$missing" ] && exit 0
+
+sudo=
+[ "$(id -u)" -eq 0 ] || sudo=sudo
+export DEBIAN_FRONTEND=noninteractive
+$sudo apt-get update -qq
+# The distribution's registry service is not wanted: the tests start their own.
+$sudo env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install -y -qq --no-install-recommends $missing >/dev/null

@@ -1,0 +1,3 @@
+#!/bin/sh
+echo "$TITLE:"
+cat /site/counted.txt

@@ -1,0 +1,11 @@
+FROM a
+COPY x
+ADD
+WORKDIR
+USER a b
+VOLUME
+LABEL a
+ENV x
+ONBUILD FROM b
+SHELL /bin/sh
+CMD ["a", b]

@@ -1,0 +1,2 @@
+FROM debian:bookworm   # base image
+ENV LANG ko_KR. ## or LANG=C

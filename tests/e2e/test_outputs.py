@@ -1,0 +1,102 @@
+"""Layouts, archives and plain files, and reading them back."""
+
+import subprocess
+import tarfile
+
+from harness import *
+
+
+class Outputs(TestCase):
+    def setUp(self):
+        super().setUp()
+        self.dockerfile("FROM BUSYBOX\nRUN echo 1 > /one && rm /bin/awk\nCOPY Dockerfile /\n")
+
+    def out(self, name):
+        return os.path.join(self.dir, name)
+
+    def run_tool(self, *args, **kw):
+        done = subprocess.run(args, capture_output=True, text=True, **kw)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        return done.stdout
+
+    def test_oci_layout_directory(self):
+        self.build("-t", "app:v1", "-t", "app:v2", "-o", "type=oci,dest=%s,tar=false" % self.out("layout"))
+        one = json.loads(self.run_tool("skopeo", "inspect", "oci:%s:v1" % self.out("layout")))
+        two = json.loads(self.run_tool("skopeo", "inspect", "oci:%s:v2" % self.out("layout")))
+        self.assertEqual(one["Digest"], two["Digest"])
+        # A second export replaces the first as a whole.
+        self.dockerfile("FROM scratch\nCOPY Dockerfile /\n")
+        self.build("-t", "app:v3", "-o", "type=oci,dest=%s,tar=false" % self.out("layout"))
+        self.assertEqual([e["annotations"]["org.opencontainers.image.ref.name"] for e in json.loads(read(self.out("layout"), "index.json"))["manifests"]], ["v3"])
+        self.assertEqual(len(os.listdir(self.out("layout") + "/blobs/sha256")), 3)
+
+    def test_other_directory_is_not_replaced(self):
+        os.mkdir(self.out("mine"))
+        self.write("precious", "x", where=self.out("mine"))
+        result = self.fails(2, "build", "-o", "type=oci,dest=%s,tar=false" % self.out("mine"), self.context)
+        self.assertIn("no OCI layout", result.err)
+        self.assertEqual(os.listdir(self.out("mine")), ["precious"])
+
+    def test_oci_tar_is_the_same_twice(self):
+        self.build("-t", "app:v1", "-o", "type=oci,dest=" + self.out("a.tar"))
+        self.build("-t", "app:v1", "-o", "type=oci,dest=" + self.out("b.tar"))
+        with open(self.out("a.tar"), "rb") as a, open(self.out("b.tar"), "rb") as b:
+            self.assertEqual(a.read(), b.read())
+        self.run_tool("skopeo", "inspect", "oci-archive:" + self.out("a.tar"))
+
+    def test_docker_archive(self):
+        data = self.ok("build", "-t", "app:v1", "-o", "type=docker,dest=-", self.context, binary=True).out
+        with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+            manifest = json.load(tar.extractfile("manifest.json"))[0]
+            self.assertEqual(manifest["RepoTags"], ["app:v1"])
+            for name in manifest["Layers"] + [manifest["Config"]]:
+                digest = hashlib.sha256(tar.extractfile(name).read()).hexdigest()
+                self.assertIn(digest, name)
+        with open(self.out("docker.tar"), "wb") as f:
+            f.write(data)
+        self.run_tool("skopeo", "inspect", "docker-archive:" + self.out("docker.tar"))
+
+    def test_zstd_and_uncompressed(self):
+        for kind, suffix in (("zstd", "tar+zstd"), ("uncompressed", "v1.tar"), ("gzip", "tar+gzip")):
+            dest = self.out(kind)
+            self.build("-t", "app:v1", "-o", "type=oci,dest=%s/,compression=%s,force-compression=true" % (dest, kind))
+            raw = json.loads(self.run_tool("skopeo", "inspect", "--raw", "oci:%s:v1" % dest))
+            self.assertTrue(all(layer["mediaType"].endswith(suffix) for layer in raw["layers"]), raw)
+            self.run_tool("umoci", "unpack", *([] if os.geteuid() == 0 else ["--rootless"]), "--image", dest + ":v1", dest + "-bundle") if kind != "zstd" else None
+
+    def test_local_and_tar(self):
+        self.build("-o", self.out("files"))
+        self.build("-o", "type=tar,dest=" + self.out("files.tar"))
+        self.assertEqual(read(self.out("files"), "one"), "1\n")
+        self.assertFalse(os.path.lexists(self.out("files") + "/bin/awk"))
+        with tarfile.open(self.out("files.tar")) as tar:
+            names = {m.name.rstrip("/") for m in tar}
+        self.assertIn("one", names)
+        self.assertNotIn("bin/awk", names)
+        self.assertFalse(any(".wh." in n for n in names))
+
+    def test_build_context_from_layouts_and_archives(self):
+        self.build("-t", "app:v1", "-o", "type=oci,dest=%s/" % self.out("layout"), "-o", "type=oci,dest=" + self.out("oci.tar"), "-o", "type=docker,dest=" + self.out("docker.tar"))
+        for source in ("layout:v1", "oci.tar", "docker.tar"):
+            other = self.out("store-" + source.split(":")[0])
+            self.write("Dockerfile", "FROM base\nRUN cat /one > /two\n")
+            self.ok("build", "-t", "x", "--build-context", "base=oci-layout://" + self.out(source), self.context, store=other)
+            self.assertEqual(self.ok("run", "x", "cat", "/two", store=other).out, "1\n")
+        self.write("Dockerfile", "FROM base\n")
+        result = self.fails(1, "build", "--build-context", "base=oci-layout://" + self.out("layout:nope"), self.context)
+        self.assertIn("v1", result.err)
+
+    def test_build_context_directory_and_image(self):
+        self.write("extra/file", "from elsewhere", where=self.dir)
+        self.write("Dockerfile", "FROM scratch\nCOPY --from=other file /f\nCOPY --from=image /etc/passwd /p\n")
+        self.build("--build-context", "other=" + self.out("extra"), "--build-context", "image=docker-image://" + busybox(), "-o", self.out("o"))
+        self.assertEqual(read(self.out("o"), "f"), "from elsewhere")
+
+    def test_bad_destinations(self):
+        for output, code in (("type=nope", 2), ("type=oci", 2), ("type=oci,dest=/nonexistent-directory/x.tar", 1), ("type=oci,dest=%s,compresion=gzip" % self.out("x"), 2)):
+            result = self.call("build", "-o", output, self.context)
+            self.assertEqual(result.code, code, output + "\n" + result.err)
+
+
+if __name__ == "__main__":
+    unittest.main()

