@@ -131,6 +131,7 @@ class TreeParser {
       const std::string value(lamina::trim(line.substr(std::min(i, line.size()))));
       if (value.empty() || (key != "syntax" && key != "escape" && key != "check")) return;
       const SourceRange range{n + 1, static_cast<uint32_t>(i + 1), n + 1, static_cast<uint32_t>(i + 1 + value.size())};
+      at_ = n + 1;  // it is no comment of the first instruction
       if (!seen.insert(key).second) {
         report(Severity::kError, range, fmt::format("only one {} parser directive can be used", key));
         continue;

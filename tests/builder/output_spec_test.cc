@@ -20,8 +20,9 @@ TEST_CASE("outputs are parsed") {
 }
 
 TEST_CASE("wrong outputs get a suggestion") {
-  for (const char* bad : {"", "type=", "type=ocl,dest=x", "type=oci", "dest=x", "type=oci,dets=x", "type=oci,dest=x,compression=lzma", "type=oci,dest=x,tar=maybe"}) {
-    CAPTURE(bad);
+  for (const char* bad : {"", "type=", "type=ocl,dest=x", "type=oci", "type=oci,dets=x", "type=oci,dest=x,compression=lzma", "type=oci,dest=x,tar=maybe"}) {
+    const std::string text = bad;
+    CAPTURE(text);
     const auto output = parse_output(bad);
     REQUIRE_FALSE(output);
     CHECK(output.error().kind() == ErrorKind::kInvalidInput);

@@ -132,6 +132,7 @@ TEST_CASE_FIXTURE(Fixture, "half-made things of dead processes go at the next op
   store.reset();
   const std::string left = dir.path() + "/store/tmp/build.dead";
   REQUIRE(make_directories(AT_FDCWD, left + "/fs"));
+  REQUIRE(write_file_atomically(AT_FDCWD, left + ".lock", "", Durability::kNone));
   store = open();
   CHECK(::access(left.c_str(), F_OK) != 0);
 }

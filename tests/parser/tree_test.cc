@@ -22,7 +22,9 @@ TEST_CASE("printing and parsing again gives the same tree") {
       "# escape=`\nFROM --platform=linux/amd64 a AS b\nENV A=\"x y\" B='$z'\nRUN [\"a\", \"b\\\"c\"]\nRUN <<EOF cat\n$a\nEOF\nONBUILD COPY --from=b x y\nLABEL a=b `\n  c=d\n";
   const auto first = parse_tree("D", text);
   REQUIRE(first.diagnostics.empty());
-  const auto second = parse_tree("D", print(first.tree));
+  const std::string printed = print(first.tree);
+  CAPTURE(printed);
+  const auto second = parse_tree("D", printed);
   REQUIRE(second.diagnostics.empty());
   CHECK(dump(first.tree) == dump(second.tree));
 }
