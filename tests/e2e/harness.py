@@ -223,6 +223,7 @@ class TestCase(unittest.TestCase):
 
     def setUp(self):
         self.dir = tempfile.mkdtemp(prefix="test-", dir=WORK)
+        os.chmod(self.dir, 0o755)
         self.store = os.path.join(self.dir, "store")
         self.home = os.path.join(self.dir, "home")
         self.context = os.path.join(self.dir, "context")

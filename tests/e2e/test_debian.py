@@ -1,5 +1,6 @@
 """The job of the README on a Debian base, and the tools that run its image. Needs root and the package mirror."""
 
+import resource
 import subprocess
 
 from harness import *
@@ -37,23 +38,25 @@ spec:
       - name: main
         image: %(image)s
 """
-# Limits and cgroups as far as the machine that runs the tests allows them.
+# Limits as far as the machine that runs the tests allows them; podman would try to raise them.
+NOFILE = min(resource.getrlimit(resource.RLIMIT_NOFILE)[1], 20000)
+NPROC = min(n for n in (*resource.getrlimit(resource.RLIMIT_NPROC), 96365) if n > 0)
 CONTAINERS_CONF = """\
 [containers]
-default_ulimits = ["nofile=1024:4096", "nproc=1024:4096"]
+default_ulimits = ["nofile=%d:%d", "nproc=%d:%d"]
 log_driver = "k8s-file"
 [engine]
 runtime = "runc"
 cgroup_manager = "cgroupfs"
 events_logger = "file"
-"""
+""" % (NOFILE, NOFILE, NPROC, NPROC)
 
 
 def debian_layout():
     os.makedirs(CACHE, exist_ok=True)
     tar = os.path.join(CACHE, "debian-bookworm.tar")
     if not os.path.exists(tar):
-        subprocess.run(["mmdebstrap", "--quiet", "--variant=minbase", "bookworm", tar + ".part"], check=True)
+        subprocess.run(["mmdebstrap", "--quiet", "--variant=minbase", "--format=tar", "bookworm", tar + ".part"], check=True)
         os.rename(tar + ".part", tar)
     layout = os.path.join(WORK, "debian-layout")
     if not os.path.exists(layout):
