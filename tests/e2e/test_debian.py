@@ -5,8 +5,6 @@ import subprocess
 
 from harness import *
 
-CACHE = os.environ.get("LAMINA_TEST_CACHE", "/var/cache/lamina-tests")
-
 POD = """\
 apiVersion: v1
 kind: Pod
@@ -40,7 +38,7 @@ spec:
 """
 # Limits as far as the machine that runs the tests allows them; podman would try to raise them.
 NOFILE = min(resource.getrlimit(resource.RLIMIT_NOFILE)[1], 20000)
-NPROC = min(n for n in (*resource.getrlimit(resource.RLIMIT_NPROC), 96365) if n > 0)
+NPROC = min(n for n in (*resource.getrlimit(resource.RLIMIT_NPROC), 20000) if n > 0)
 CONTAINERS_CONF = """\
 [containers]
 default_ulimits = ["nofile=%d:%d", "nproc=%d:%d"]
@@ -50,19 +48,6 @@ runtime = "runc"
 cgroup_manager = "cgroupfs"
 events_logger = "file"
 """ % (NOFILE, NOFILE, NPROC, NPROC)
-
-
-def debian_layout():
-    os.makedirs(CACHE, exist_ok=True)
-    tar = os.path.join(CACHE, "debian-bookworm.tar")
-    if not os.path.exists(tar):
-        subprocess.run(["mmdebstrap", "--quiet", "--variant=minbase", "--format=tar", "bookworm", tar + ".part"], check=True)
-        os.rename(tar + ".part", tar)
-    layout = os.path.join(WORK, "debian-layout")
-    if not os.path.exists(layout):
-        with open(tar, "rb") as f:
-            write_layout(layout, f.read(), {"Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"], "Cmd": ["bash"]})
-    return layout
 
 
 class Debian(TestCase):

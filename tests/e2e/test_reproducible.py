@@ -17,7 +17,7 @@ class Reproducible(TestCase):
                 with open(os.path.join(context, path), "w") as f:
                     f.write(content if content is not None else
                             "FROM %s\nCOPY a.txt /directory/b.txt\nRUN echo made > /made && mkdir -p /x/y && ln /made /x/hard && chown 1000:2000 /made && rm /bin/awk\n"
-                            "WORKDIR /home/app\nCOPY . .\nRUN find . | sort > listing\nENV LANG ko_KR.UTF-8\nEXPOSE 8080\nCMD [\"cat\", \"listing\"]\n" % base)
+                            "WORKDIR /home/app\nCOPY . .\nRUN find d | sort > listing\nENV LANG ko_KR.UTF-8\nEXPOSE 8080\nCMD [\"cat\", \"listing\"]\n" % base)
                 os.chmod(os.path.join(context, path), mode)
             for top, dirs, _ in os.walk(place):
                 os.chmod(top, 0o755)
