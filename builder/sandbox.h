@@ -88,6 +88,10 @@ std::string_view to_string(Isolation isolation);
 // Call in main() before any thread starts; root returns at once. The original process waits and passes
 // signals and the exit status on; only the inner one returns from here.
 // Errors: kUnsupported or kDenied with what to do (packages, /etc/subuid, sysctl).
+//
+// A signal that the outer process passes on carries kPassedOnSignal (sigqueue(3)): who signals the whole process
+// group reaches the inner process twice, and this is how it knows that the two are one.
+inline constexpr int kPassedOnSignal = 0x1a3d;
 Result<Isolation> enter_user_namespace(int argc, char** argv);
 
 }  // namespace lamina::builder

@@ -97,16 +97,18 @@ Error no_namespace(int error_number) {
 // The outer process does nothing but wait, pass signals on, and end as the inner one does.
 pid_t inner = -1;
 extern "C" void pass_on(int signal) {
-  if (inner > 0) ::kill(inner, signal);
+  sigval value{};
+  value.sival_int = kPassedOnSignal;
+  if (inner > 0) ::sigqueue(inner, signal, value);
 }
 
 [[noreturn]] void wait_and_exit() {
   struct sigaction action {};
   action.sa_handler = pass_on;
   action.sa_flags = SA_RESTART;
-  for (int s : {SIGTERM, SIGHUP, SIGUSR1, SIGUSR2}) ::sigaction(s, &action, nullptr);
-  // A terminal sends these to the whole group: the inner process has got them itself.
-  for (int s : {SIGINT, SIGQUIT}) ::signal(s, SIG_IGN);
+  for (int s : {SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2}) ::sigaction(s, &action, nullptr);
+  // A terminal sends it to the whole group: the inner process has got it itself.
+  ::signal(SIGQUIT, SIG_IGN);
   int status = 0;
   while (::waitpid(inner, &status, 0) < 0 && errno == EINTR) {
   }

@@ -44,16 +44,20 @@ std::string store_path(const CommonOptions& options, bool root) {
 
 namespace {
 
-// Turns SIGINT and SIGTERM into a stop request on a thread of its own; the second one ends us at once.
+// Turns SIGINT, SIGTERM and SIGHUP into a stop request on a thread of its own; a second one ends us at once. What the
+// outer process of a rootless build passes on is counted apart: a signal to the process group arrives both ways.
 class SignalWatcher {
  public:
   SignalWatcher() {
     event_ = UniqueFd(::eventfd(0, EFD_CLOEXEC));
     event_number = event_.get();
     struct sigaction action {};
-    action.sa_handler = [](int signal) {
+    action.sa_flags = SA_SIGINFO;
+    action.sa_sigaction = [](int signal, siginfo_t* info, void*) {
       const int saved = errno;
-      if (received.exchange(signal) != 0) ::_exit(128 + signal);
+      const bool passed_on = info->si_code == SI_QUEUE && info->si_value.sival_int == builder::kPassedOnSignal;
+      if ((passed_on ? received_from_outer : received_directly).exchange(signal) != 0) ::_exit(128 + signal);
+      received = signal;
       const uint64_t one = 1;
       [[maybe_unused]] const ssize_t n = ::write(event_number, &one, sizeof one);
       errno = saved;
@@ -77,7 +81,7 @@ class SignalWatcher {
   static int signal() { return received; }
 
  private:
-  static inline std::atomic<int> received{0};
+  static inline std::atomic<int> received{0}, received_directly{0}, received_from_outer{0};
   static inline int event_number = -1;
   UniqueFd event_;
   std::stop_source source_;

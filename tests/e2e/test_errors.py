@@ -129,18 +129,30 @@ class StepErrors(TestCase):
 
 
 class Interrupt(TestCase):
-    def interrupt(self, number):
-        self.dockerfile("FROM BUSYBOX\nRUN touch /started; echo started; sleep 987 & sleep 987\n")
+    def setUp(self):
+        super().setUp()
+        # A duration of our own finds our processes among those of other runs of these tests.
+        self.sleep = "sleep 9%d" % os.getpid()
+
+    def start_sleeping(self, command):
+        self.dockerfile("FROM BUSYBOX\nRUN %s\n" % command.replace("SLEEP", self.sleep))
         child = self.start("build", "--progress=plain", self.context, start_new_session=True)
         for line in child.stderr:
             if line.rstrip().endswith(" started"):
-                break
-        os.killpg(child.pid, number)
+                return child
+        self.fail("the build ended before it began to sleep")
+
+    def assert_none_sleeps(self):
+        left = subprocess.run(["pgrep", "-f", "^" + self.sleep], capture_output=True, text=True).stdout
+        self.assertEqual(left, "", "processes were left")
+
+    def interrupt(self, number, kill=os.killpg):
+        child = self.start_sleeping("touch /started; echo started; SLEEP & SLEEP")
+        kill(child.pid, number)
         began = time.monotonic()
         _, err = child.communicate(timeout=30)
         self.assertLess(time.monotonic() - began, 10)
-        left = subprocess.run(["pgrep", "-f", "^sleep 987"], capture_output=True, text=True).stdout
-        self.assertEqual(left, "", "processes were left")
+        self.assert_none_sleeps()
         return child.returncode, err
 
     def test_ctrl_c(self):
@@ -152,16 +164,17 @@ class Interrupt(TestCase):
         code, err = self.interrupt(signal.SIGTERM)
         self.assertEqual(code, 143, err)
 
+    def test_signal_to_the_process_alone(self):
+        for number, expected in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
+            code, err = self.interrupt(number, kill=os.kill)
+            self.assertEqual(code, expected, err)
+
     def test_killed_build_leaves_a_usable_store(self):
-        self.dockerfile("FROM BUSYBOX\nRUN echo started; sleep 986\n")
-        child = self.start("build", "--progress=plain", self.context, start_new_session=True)
-        for line in child.stderr:
-            if line.rstrip().endswith(" started"):
-                break
+        child = self.start_sleeping("echo started; SLEEP")
         subprocess.run(["pkill", "-9", "-f", re.escape(self.context)], check=False)
         child.communicate(timeout=30)
         time.sleep(0.5)
-        self.assertEqual(subprocess.run(["pgrep", "-f", "^sleep 986"], capture_output=True).stdout, b"")
+        self.assert_none_sleeps()
         self.dockerfile("FROM BUSYBOX\nRUN echo fine > /x\n")
         self.build("-t", "x")
         self.assertEqual(self.run_in("x", "cat", "/x"), "fine\n")
