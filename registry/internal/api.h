@@ -8,10 +8,10 @@
 #include <vector>
 
 #include "base/guarded.h"
+#include "net/http.h"
 #include "oci/reference.h"
 #include "registry/client.h"
 #include "registry/internal/authentication.h"
-#include "registry/internal/http.h"
 
 namespace lamina::registry::internal {
 

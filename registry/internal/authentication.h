@@ -10,11 +10,17 @@
 #include <string_view>
 #include <vector>
 
+#include "net/http.h"
 #include "oci/reference.h"
 #include "registry/credentials.h"
-#include "registry/internal/http.h"
 
 namespace lamina::registry::internal {
+
+using net::HttpRequest;
+using net::HttpResponse;
+using net::HttpSession;
+using net::SessionPool;
+using net::url_escape;
 
 // What a WWW-Authenticate header asks for.
 struct Challenge {

@@ -1,8 +1,8 @@
 #include <dlfcn.h>
 
-#include "registry/internal/curl_api.h"
+#include "net/internal/curl_api.h"
 
-namespace lamina::registry::internal {
+namespace lamina::net::internal {
 
 Result<const CurlApi*> curl_api() {
   static const CurlApi* const api = []() -> const CurlApi* {
@@ -23,4 +23,4 @@ Result<const CurlApi*> curl_api() {
   return api;
 }
 
-}  // namespace lamina::registry::internal
+}  // namespace lamina::net::internal

@@ -14,7 +14,7 @@
 #include "base/result.h"
 #include "base/stream.h"
 
-namespace lamina::registry::internal {
+namespace lamina::net {
 
 struct HttpRequest {
   std::string method = "GET";
@@ -72,4 +72,4 @@ class SessionPool {
   std::shared_ptr<Guarded<std::vector<std::unique_ptr<HttpSession>>>> free_ = std::make_shared<Guarded<std::vector<std::unique_ptr<HttpSession>>>>();
 };
 
-}  // namespace lamina::registry::internal
+}  // namespace lamina::net

@@ -1,4 +1,4 @@
-#include "registry/internal/http.h"
+#include "net/http.h"
 
 #include <fmt/format.h>
 
@@ -6,9 +6,9 @@
 #include <cstring>
 
 #include "base/text.h"
-#include "registry/internal/curl_api.h"
+#include "net/internal/curl_api.h"
 
-namespace lamina::registry::internal {
+namespace lamina::net {
 
 namespace {
 
@@ -22,7 +22,7 @@ constexpr size_t kMaxHeaderBytes = 256 * 1024;
 }  // namespace
 
 struct HttpSession::Impl {
-  const CurlApi* api = nullptr;
+  const internal::CurlApi* api = nullptr;
   CURL* easy = nullptr;
   CURLM* multi = nullptr;
   curl_slist* headers = nullptr;
@@ -109,7 +109,7 @@ struct HttpSession::Impl {
 
   Result<void> prepare(const HttpRequest& request) {
     if (api == nullptr) {
-      ASSIGN_OR_RETURN(api, curl_api());
+      ASSIGN_OR_RETURN(api, internal::curl_api());
       easy = api->curl_easy_init();
       multi = api->curl_multi_init();
       if (easy == nullptr || multi == nullptr) return Error(ErrorKind::kInternal, "curl cannot be initialised");
@@ -289,4 +289,4 @@ SessionPool::Lease SessionPool::acquire() {
           }};
 }
 
-}  // namespace lamina::registry::internal
+}  // namespace lamina::net

@@ -7,7 +7,7 @@
 
 #include "base/result.h"
 
-namespace lamina::registry::internal {
+namespace lamina::net::internal {
 
 struct CurlApi {
 #define LAMINA_CURL_FUNCTIONS(X)                                                                                   \
@@ -23,4 +23,4 @@ struct CurlApi {
 // kUnsupported with the package's name when it is not installed. Any thread.
 Result<const CurlApi*> curl_api();
 
-}  // namespace lamina::registry::internal
+}  // namespace lamina::net::internal
