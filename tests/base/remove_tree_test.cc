@@ -71,8 +71,11 @@ TEST_CASE_FIXTURE(Fixture, "remove_tree needs neither stack nor descriptors for 
   REQUIRE(::setrlimit(RLIMIT_NOFILE, &small) == 0);
   const ScopeExit restore([&] { ::setrlimit(RLIMIT_NOFILE, &before); });
 
+  // In memory: ten thousand directories cost a disk half a minute.
+  const TempDir memory = *TempDir::create("/dev/shm", "lamina-test");
+  const UniqueFd top = *open_directory(AT_FDCWD, memory.path());
   constexpr int kDepth = 5000;
-  UniqueFd at = *open_directory(fd.get(), ".");
+  UniqueFd at = *open_directory(top.get(), ".");
   REQUIRE(::mkdirat(at.get(), "deep", 0755) == 0);
   at = *open_directory(at.get(), "deep");
   for (int i = 0; i < kDepth; ++i) {
@@ -81,8 +84,8 @@ TEST_CASE_FIXTURE(Fixture, "remove_tree needs neither stack nor descriptors for 
     REQUIRE(::mkdirat(at.get(), "e", 0755) == 0);
     at = *open_directory(at.get(), "d");
   }
-  CHECK(remove_tree(fd.get(), "deep").has_value());
-  CHECK_FALSE(exists("deep"));
+  CHECK(remove_tree(top.get(), "deep").has_value());
+  CHECK(list_directory(top.get())->empty());
 }
 
 TEST_CASE_FIXTURE(Fixture, "remove_tree leaves mounts alone and removes the rest" *
