@@ -297,6 +297,8 @@ extern "C" void kill_inner(int) {
 
 int outer_process() {
   ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+  // What is made for the sandbox must be readable in it, whatever the umask of who builds.
+  ::umask(022);
   auto text = read_fd(kPlanFd);
   auto plan = text ? deserialise(*text) : Result<SandboxPlan>(std::move(text).error());
   if (!plan) {

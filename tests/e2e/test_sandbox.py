@@ -91,6 +91,12 @@ class Sandbox(TestCase):
         out = self.run_in("x", "stat", "-c", "%n %u:%g %a %F %h", "/a", "/b", "/c", "/p", "/l")
         self.assertEqual(out.splitlines(), ["/a 1000:2000 644 regular empty file 2", "/b 0:0 4755 regular empty file 1", "/c 0:0 1777 directory 2", "/p 0:0 644 fifo 1", "/l 0:0 777 symbolic link 1"])
 
+    def test_umask_of_the_caller_does_not_matter(self):
+        self.dockerfile("FROM BUSYBOX\nRUN --mount=type=tmpfs,target=/made/for/mount stat -c '%n %a' /etc/hosts /etc/resolv.conf /made /made/for; umask; touch /f; mkdir /d; stat -c '%n %a' /f /d\n")
+        result = self.ok("build", "--progress=plain", self.context, umask=0o077)
+        said = re.findall(r"(?m)^#\d+ [0-9.]+ (.*)$", result.err)
+        self.assertEqual(said, ["/etc/hosts 644", "/etc/resolv.conf 644", "/made 755", "/made/for 755", "0022", "/f 644", "/d 755"])
+
     def test_deletions(self):
         self.dockerfile("FROM BUSYBOX\nRUN mkdir -p /d/e && echo 1 > /d/f && echo 2 > /d/e/g\nRUN rm -r /d/e && rm /bin/awk && mkdir /d/e && echo 3 > /d/e/h\n")
         self.build("-t", "x")
