@@ -190,7 +190,16 @@ Result<LayerId> Store::add_entries(const EntryList& entries, const SealOptions& 
   if (form == LayerForm::kSnapshot) {
     ASSIGN_OR_RETURN(const UniqueFd root, open_directory(AT_FDCWD, layer.fs()));
     SnapshotWriter writer(root.get(), nullptr);
-    for (const Entry& entry : entries) RETURN_IF_ERROR(writer.add(entry, nullptr));
+    for (const Entry& entry : entries) {
+      // A later RUN sees the times that the image will have: programs write them into what they make (Python does).
+      if (options.clamp_mtime && entry.mtime.seconds >= *options.clamp_mtime) {
+        Entry clamped = entry;
+        clamped.mtime = {*options.clamp_mtime, 0};
+        RETURN_IF_ERROR(writer.add(clamped, nullptr));
+      } else {
+        RETURN_IF_ERROR(writer.add(entry, nullptr));
+      }
+    }
     RETURN_IF_ERROR(writer.finish());
     meta.implicit_directories = writer.implicit_directories();
     return impl_->publish_layer(std::move(layer), std::move(meta));
