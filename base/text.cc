@@ -9,35 +9,6 @@
 namespace lamina {
 namespace {
 
-constexpr std::string_view kReplacement = "\xef\xbf\xbd";  // U+FFFD in UTF-8
-
-struct CodePoint {
-  uint32_t value = 0;
-  size_t length = 0;  // 0: no well-formed sequence starts here
-};
-
-// The sequence that begins at text[at], by RFC 3629 (shortest form, no surrogates).
-CodePoint decode_utf8(std::string_view text, size_t at) {
-  const auto byte = [&](size_t i) { return static_cast<unsigned char>(text[at + i]); };
-  const unsigned char first = byte(0);
-  if (first < 0x80) return {first, 1};
-  const size_t length = first < 0xc2   ? 0
-                        : first < 0xe0 ? 2
-                        : first < 0xf0 ? 3
-                        : first < 0xf5 ? 4
-                                       : 0;
-  if (length == 0 || text.size() - at < length) return {};
-  uint32_t value = first & (0x7fu >> length);
-  for (size_t i = 1; i < length; ++i) {
-    if ((byte(i) & 0xc0) != 0x80) return {};
-    value = value << 6 | (byte(i) & 0x3f);
-  }
-  const bool overlong = (length == 3 && value < 0x800) || (length == 4 && value < 0x10000);
-  const bool surrogate = value >= 0xd800 && value <= 0xdfff;
-  if (overlong || surrogate || value > 0x10ffff) return {};
-  return {value, length};
-}
-
 bool is_control(uint32_t c) { return c < 0x20 || (c >= 0x7f && c < 0xa0); }
 
 // Control, format, separator and private-use characters, which Go's strconv.IsPrint refuses. Not
@@ -107,6 +78,65 @@ char go_escape_letter(uint32_t c) {
 }
 
 }  // namespace
+
+CodePoint decode_utf8(std::string_view text, size_t at) {
+  const auto byte = [&](size_t i) { return static_cast<unsigned char>(text[at + i]); };
+  const unsigned char first = byte(0);
+  if (first < 0x80) return {first, 1};
+  const size_t length = first < 0xc2   ? 0
+                        : first < 0xe0 ? 2
+                        : first < 0xf0 ? 3
+                        : first < 0xf5 ? 4
+                                       : 0;
+  if (length == 0 || text.size() - at < length) return {};
+  uint32_t value = first & (0x7fu >> length);
+  for (size_t i = 1; i < length; ++i) {
+    if ((byte(i) & 0xc0) != 0x80) return {};
+    value = value << 6 | (byte(i) & 0x3f);
+  }
+  const bool overlong = (length == 3 && value < 0x800) || (length == 4 && value < 0x10000);
+  const bool surrogate = value >= 0xd800 && value <= 0xdfff;
+  if (overlong || surrogate || value > 0x10ffff) return {};
+  return {value, length};
+}
+
+void append_utf8(std::string& out, uint32_t c) {
+  const auto put = [&](uint32_t byte) { out += static_cast<char>(byte); };
+  if (c < 0x80) {
+    put(c);
+  } else if (c < 0x800) {
+    put(0xC0 | c >> 6);
+    put(0x80 | (c & 0x3F));
+  } else if (c < 0x10000) {
+    put(0xE0 | c >> 12);
+    put(0x80 | (c >> 6 & 0x3F));
+    put(0x80 | (c & 0x3F));
+  } else {
+    put(0xF0 | c >> 18);
+    put(0x80 | (c >> 12 & 0x3F));
+    put(0x80 | (c >> 6 & 0x3F));
+    put(0x80 | (c & 0x3F));
+  }
+}
+
+bool valid_utf8(std::string_view text) {
+  for (size_t at = 0, n = 0; at < text.size(); at += n) {
+    n = static_cast<unsigned char>(text[at]) < 0x80 ? 1 : decode_utf8(text, at).length;
+    if (n == 0) return false;
+  }
+  return true;
+}
+
+std::string with_valid_utf8(std::string_view text) {
+  if (valid_utf8(text)) return std::string(text);
+  std::string out;
+  for (size_t at = 0; at < text.size();) {
+    const size_t n = decode_utf8(text, at).length;
+    out += n == 0 ? kReplacementCharacter : text.substr(at, n);
+    at += std::max<size_t>(n, 1);
+  }
+  return out;
+}
 
 std::vector<std::string> split(std::string_view text, char separator) {
   std::vector<std::string> parts;
@@ -214,7 +244,7 @@ std::string printable(std::string_view text) {
   for (size_t at = 0; at < text.size();) {
     const CodePoint c = decode_utf8(text, at);
     if (c.length == 0 || (is_control(c.value) && c.value != '\t')) {
-      result += kReplacement;
+      result += kReplacementCharacter;
     } else {
       result += text.substr(at, c.length);
     }

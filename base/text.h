@@ -9,6 +9,20 @@
 
 namespace lamina {
 
+// U+FFFD, which stands for what is no UTF-8.
+constexpr std::string_view kReplacementCharacter = "\xef\xbf\xbd";
+
+struct CodePoint {
+  uint32_t value = 0;
+  size_t length = 0;  // 0: no well-formed sequence starts here
+};
+// The sequence that begins at text[at], by RFC 3629 (shortest form, no surrogates). REQUIRES: at < text.size().
+CodePoint decode_utf8(std::string_view text, size_t at);
+void append_utf8(std::string& out, uint32_t code_point);
+bool valid_utf8(std::string_view text);
+// Every byte that is no UTF-8 replaced by U+FFFD, as Go does when it walks over a string's characters.
+std::string with_valid_utf8(std::string_view text);
+
 std::vector<std::string> split(std::string_view text, char separator);
 std::string join(const std::vector<std::string>& parts, std::string_view separator);
 std::string_view trim(std::string_view text);  // ASCII white space on both sides

@@ -1,18 +1,52 @@
 #include <algorithm>
+#include <optional>
 #include <tuple>
 
+#include "parser/internal/lexer.h"
 #include "parser/internal/line.h"
 
 namespace lamina::parser::internal {
 
 namespace {
 
-bool is_blank(char c) { return c == ' ' || c == '\t' || c == '\v' || c == '\f' || c == '\r'; }
 bool is_digit(char c) { return c >= '0' && c <= '9'; }
 
 }  // namespace
 
 bool is_space(char c) { return c == ' ' || (c >= '\t' && c <= '\r'); }
+bool is_blank(char c) { return is_space(c) && c != '\n'; }
+
+size_t space_length(std::string_view s) {
+  if (s.empty()) return 0;
+  if (is_space(s[0])) return 1;
+  if (static_cast<unsigned char>(s[0]) < 0xC2) return 0;
+  if (s.substr(0, 2) == "\xC2\x85" || s.substr(0, 2) == "\xC2\xA0") return 2;  // U+0085, U+00A0
+  s = s.substr(0, 3);
+  if (s == "\xE1\x9A\x80" || s == "\xE3\x80\x80" || s == "\xE2\x81\x9F") return 3;  // U+1680, U+3000, U+205F
+  if (s.size() < 3 || s.substr(0, 2) != "\xE2\x80") return 0;
+  const auto last = static_cast<unsigned char>(s[2]);
+  return last <= 0x8A || last == 0xA8 || last == 0xA9 || last == 0xAF ? 3 : 0;  // U+2000 to U+200A, U+2028, U+2029, U+202F
+}
+
+size_t leading_space(std::string_view s) {
+  size_t n = 0;
+  while (const size_t length = space_length(s.substr(n))) n += length;
+  return n;
+}
+
+namespace {
+
+size_t trailing_space(std::string_view s) {
+  size_t kept = s.size();
+  while (true) {
+    size_t n = 1;
+    while (n <= 3 && (n > kept || space_length(s.substr(kept - n, n)) != n)) ++n;
+    if (n > 3) return s.size() - kept;
+    kept -= n;
+  }
+}
+
+}  // namespace
 
 SourceRange LogicalLine::range(size_t begin, size_t end) const {
   const auto place = [&](size_t offset) {
@@ -29,17 +63,15 @@ SourceRange LogicalLine::range(size_t begin, size_t end) const {
   return r;
 }
 
-Span trim_left(Span s) {
-  size_t n = 0;
-  while (n < s.text.size() && is_space(s.text[n])) ++n;
-  return s.sub(n);
-}
+Span trim_left(Span s) { return s.sub(leading_space(s.text)); }
 
 Span trim(Span s) {
   s = trim_left(s);
-  while (!s.text.empty() && is_space(s.text.back())) s.text.remove_suffix(1);
+  s.text.remove_suffix(trailing_space(s.text));
   return s;
 }
+
+std::string_view trim_space(std::string_view s) { return trim(Span{s, 0}).text; }
 
 std::vector<Span> split_blanks(Span rest) {
   std::vector<Span> words;
@@ -59,14 +91,14 @@ std::vector<Span> split_words(Span rest, char escape) {
   const std::string_view t = rest.text;
   size_t i = 0;
   while (true) {
-    while (i < t.size() && is_space(t[i])) ++i;
+    i += leading_space(t.substr(i));
     if (i >= t.size()) return words;
     const size_t begin = i;
     size_t end = t.size();
     char quote = 0;
     for (; i < t.size(); ++i) {
       const char c = t[i];
-      if (quote == 0 && is_space(c)) break;
+      if (quote == 0 && space_length(t.substr(i)) > 0) break;
       if (c == escape && quote != '\'') {
         if (i + 1 == t.size()) {  // an escape at the very end is dropped
           end = i;
@@ -76,7 +108,7 @@ std::vector<Span> split_words(Span rest, char escape) {
         ++i;
       } else if (quote == 0 && (c == '\'' || c == '"')) {
         quote = c;
-      } else if (c == quote) {
+      } else if (quote != 0 && c == quote) {
         quote = 0;
       }
     }
@@ -91,6 +123,7 @@ Flag make_flag(const LogicalLine& line, Span raw, const std::string& cooked) {
   Flag flag;
   const size_t eq = cooked.find('=');
   flag.name = cooked.substr(2, eq == std::string::npos ? eq : eq - 2);
+  flag.text = std::string(raw.text);
   flag.range = line.range(raw.offset, raw.offset + raw.text.size());
   flag.value_range = flag.range;
   if (eq != std::string::npos) {
@@ -103,7 +136,7 @@ Flag make_flag(const LogicalLine& line, Span raw, const std::string& cooked) {
 
 }  // namespace
 
-Span take_flags(const LogicalLine& line, Span rest, std::vector<Flag>& flags) {
+Span take_flags(const LogicalLine& line, Span rest, char escape, std::vector<Flag>& flags) {
   const std::string_view t = rest.text;
   size_t i = 0;
   while (true) {
@@ -112,85 +145,72 @@ Span take_flags(const LogicalLine& line, Span rest, std::vector<Flag>& flags) {
     const size_t begin = i;
     std::string word;
     char quote = 0;
+    size_t end = t.size();
     for (; i < t.size(); ++i) {
       const char c = t[i];
       if (quote == 0 && is_space(c)) break;
-      if (c == '\\') {  // here the escape is always the backslash
-        if (i + 1 < t.size()) word += t[++i];
+      if (c == escape) {
+        if (i + 1 == t.size()) {  // an escape at the very end is dropped
+          end = i;
+          continue;
+        }
+        word += t[++i];
       } else if (quote == 0 && (c == '\'' || c == '"')) {
         quote = c;
-      } else if (c == quote) {
+      } else if (quote != 0 && c == quote) {
         quote = 0;
       } else {
         word += c;
       }
     }
     if (word == "--") return rest.sub(i);
-    flags.push_back(make_flag(line, rest.sub(begin, i - begin), word));
+    flags.push_back(make_flag(line, rest.sub(begin, std::min(i, end) - begin), word));
   }
 }
 
 namespace {
 
-// The heredoc's word without quotes and escapes; whether there were quotes.
-struct HeredocName {
-  std::string name;
-  bool quoted = false;
-  bool valid = true;
-};
+std::optional<std::string> unset(std::string_view) { return std::nullopt; }
 
-HeredocName cook_name(std::string_view raw) {
-  HeredocName out;
-  char quote = 0;
-  for (size_t i = 0; i < raw.size(); ++i) {
-    const char c = raw[i];
-    if (quote == 0 && (c == '\'' || c == '"')) {
-      quote = c;
-      out.quoted = true;
-    } else if (quote != 0 && c == quote) {
-      quote = 0;
-    } else if (c == '\\' && quote != '\'' && i + 1 < raw.size()) {
-      out.quoted = true;
-      out.name += raw[++i];
-    } else {
-      out.name += c;
-    }
+size_t quotes_in(std::string_view s) { return static_cast<size_t>(std::count_if(s.begin(), s.end(), [](char c) { return c == '\'' || c == '"'; })); }
+
+// ^(\d*)<<(-?)\s*([^<]*)$ on one word; nothing when it announces no heredoc.
+std::optional<Heredoc> heredoc_of(std::string_view word) {
+  size_t i = 0;
+  while (i < word.size() && is_digit(word[i])) ++i;
+  if (word.substr(i, 2) != "<<") return std::nullopt;
+  Heredoc doc;
+  doc.descriptor = std::string(word.substr(0, i));
+  i += 2;
+  if (i < word.size() && word[i] == '-') {
+    doc.chomp = true;
+    ++i;
   }
-  out.valid = quote == 0 && !out.name.empty();
-  return out;
+  while (i < word.size() && is_space(word[i]) && word[i] != '\v') ++i;
+  const std::string_view name = word.substr(i);
+  if (name.empty() || name.find('<') != std::string_view::npos) return std::nullopt;
+  // Lexed twice: quotes that are gone the second time quoted the name. An escape does not count as quoting.
+  const auto cooked = lex(name, unset, {.keep_unset = true});
+  const auto raw = lex(name, unset, {.raw_quotes = true, .keep_unset = true});
+  if (!cooked || !raw || cooked->words.size() != 1 || raw->words.size() != 1) return std::nullopt;
+  doc.name = cooked->words[0].text;
+  doc.expand = quotes_in(doc.name) == quotes_in(raw->words[0].text);
+  return doc;
 }
 
 }  // namespace
 
-// dockerfile-language 1.2: ^(\d*)<<(-?)\s*([^<]*)$ on each word of the line.
-std::vector<Heredoc> find_heredocs(const LogicalLine& line, Span rest) {
+// dockerfile-language 1.2. The escape is "\" here, whatever the file's is.
+std::vector<Heredoc> find_heredocs(const LogicalLine& line) {
   std::vector<Heredoc> found;
-  const std::vector<Span> words = split_words(rest, '\\');
-  for (size_t w = 0; w < words.size(); ++w) {
-    const Span word = words[w];
-    const std::string_view t = word.text;
-    size_t i = 0;
-    while (i < t.size() && is_digit(t[i])) ++i;
-    if (t.substr(i, 2) != "<<") continue;
-    Heredoc doc;
-    doc.descriptor = std::string(t.substr(0, i));
-    i += 2;
-    if (i < t.size() && t[i] == '-') {
-      doc.chomp = true;
-      ++i;
-    }
-    Span name = word.sub(i);
-    if (name.text.empty()) {  // "<< EOF"
-      if (w + 1 == words.size()) continue;
-      name = words[++w];
-    }
-    if (name.text.find('<') != std::string_view::npos) continue;
-    HeredocName cooked = cook_name(name.text);
-    if (!cooked.valid) continue;
-    doc.name = std::move(cooked.name);
-    doc.expand = !cooked.quoted;
-    doc.range = line.range(word.offset, name.offset + name.text.size());
-    found.push_back(std::move(doc));
+  if (line.text.find("<<") == std::string::npos) return found;
+  const auto lexed = lex(line.text, unset, {.raw_quotes = true, .raw_escapes = true, .keep_unset = true});
+  if (!lexed) return found;
+  for (const LexedWord& word : lexed->words) {
+    auto doc = heredoc_of(word.text);
+    if (!doc) continue;
+    doc->range = line.range(word.begin, word.end);
+    found.push_back(std::move(*doc));
   }
   return found;
 }

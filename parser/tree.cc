@@ -2,25 +2,29 @@
 
 #include <fmt/format.h>
 
-#include <cctype>
-
 #include <algorithm>
-#include <nlohmann/json.hpp>
+#include <array>
 #include <map>
 #include <set>
+#include <utility>
 
 #include "base/text.h"
+#include "parser/internal/directives.h"
+#include "parser/internal/json_array.h"
 #include "parser/internal/line.h"
 
 namespace lamina::parser {
 
 namespace {
 
+using internal::leading_space;
 using internal::LogicalLine;
 using internal::Span;
 
-// BuildKit's scanner refuses longer physical lines (Go's bufio.MaxScanTokenSize - 1).
+// BuildKit's scanner refuses longer physical lines (Go's bufio.MaxScanTokenSize - 1), the newline not counted.
 constexpr size_t kMaxLine = 65535;
+// ONBUILD ONBUILD is refused anyway, one level later; a million of them must not use up the stack here.
+constexpr int kMaxOnbuild = 64;
 
 struct PhysicalLine {
   std::string_view text;  // with its line ending
@@ -41,12 +45,6 @@ std::vector<PhysicalLine> split_lines(std::string_view text) {
     text.remove_prefix(line.size());
   }
   return lines;
-}
-
-size_t leading_space(std::string_view s) {
-  size_t n = 0;
-  while (n < s.size() && internal::is_space(s[n])) ++n;
-  return n;
 }
 
 bool is_comment(std::string_view s) {
@@ -102,6 +100,7 @@ class TreeParser {
 
  private:
   void report(Severity severity, SourceRange range, std::string message, std::vector<std::string> notes = {}, std::string rule = {}) {
+    if (++reported_[static_cast<size_t>(severity)] > kMaxDiagnostics) return;
     Diagnostic d;
     d.severity = severity;
     d.rule = std::move(rule);
@@ -118,43 +117,28 @@ class TreeParser {
     std::set<std::string> seen;
     for (uint32_t n = 0; n < lines_.size(); ++n) {
       const std::string_view line = lines_[n].bare;
-      if (n == 0 && line.substr(0, 2) == "#!") continue;
-      size_t i = leading_space(line);
-      if (i >= line.size() || line[i] != '#') return;
-      i += 1 + leading_space(line.substr(i + 1));
-      const size_t key_begin = i;
-      while (i < line.size() && std::isalnum(static_cast<unsigned char>(line[i]))) ++i;
-      const std::string key = to_lower(line.substr(key_begin, i - key_begin));
-      i += leading_space(line.substr(i));
-      if (key.empty() || i >= line.size() || line[i] != '=') return;
-      i += 1 + leading_space(line.substr(i + 1));
-      const std::string value(lamina::trim(line.substr(std::min(i, line.size()))));
-      if (value.empty() || (key != "syntax" && key != "escape" && key != "check")) return;
-      const SourceRange range{n + 1, static_cast<uint32_t>(i + 1), n + 1, static_cast<uint32_t>(i + 1 + value.size())};
+      const size_t indent = leading_space(line);
+      const auto directive = internal::directive_of(line.substr(indent), "#", n + 1, static_cast<uint32_t>(indent + 1));
+      if (!directive) break;
       at_ = n + 1;  // it is no comment of the first instruction
-      if (!seen.insert(key).second) {
-        report(Severity::kError, range, fmt::format("only one {} parser directive can be used", key));
-        continue;
+      const Word& value = directive->value;
+      if (!seen.insert(directive->key).second) {
+        report(Severity::kError, value.range, fmt::format("only one {} parser directive can be used", directive->key));
+      } else if (directive->key != "escape") {
+        continue;  // found below, by rules of their own
+      } else if (value.text == "\\" || value.text == "`") {
+        out_.tree.directives.escape = value.text[0];
+      } else {
+        report(Severity::kError, value.range, fmt::format("invalid escape token \"{}\": it is \\ or `", printable(value.text)));
       }
-      set_directive(key, value, range);
     }
-  }
-
-  void set_directive(const std::string& key, const std::string& value, SourceRange range) {
-    Directives& d = out_.tree.directives;
-    if (key == "check") {
-      d.check = Word{value, range};
-    } else if (key == "syntax") {
-      d.syntax = Word{value.substr(0, value.find(' ')), range};
-    } else if (value == "\\" || value == "`") {
-      d.escape = value[0];
-    } else {
-      report(Severity::kError, range, fmt::format("invalid escape token \"{}\": it is \\ or `", printable(value)));
-    }
+    out_.tree.directives.syntax = internal::detect_syntax(*out_.tree.text);
+    out_.tree.directives.check = internal::detect_check(*out_.tree.text);
   }
 
   bool too_long(size_t index) {
-    if (lines_[index].text.size() <= kMaxLine) return false;
+    const std::string_view text = lines_[index].text;
+    if (text.size() <= kMaxLine || (text.size() == kMaxLine + 1 && text.back() == '\n')) return false;
     const auto line = static_cast<uint32_t>(index + 1);
     report(Severity::kError, {line, 1, line, 2}, fmt::format("dockerfile line greater than max allowed size of {}", kMaxLine));
     return true;
@@ -165,8 +149,9 @@ class TreeParser {
     if (too_long(first)) return;
     const std::string_view bare = lines_[first].bare;
     if (is_comment(bare)) {
-      const std::string_view body = lamina::trim(bare);
-      comments_.emplace_back(lamina::trim(body.substr(1)));
+      const std::string_view body = internal::trim_space(bare);
+      comments_.emplace_back(internal::trim_space(body.substr(1)));
+      if (comments_.back().empty()) comments_.clear();  // a bare # parts what is above from what follows
       return;
     }
     const size_t indent = leading_space(bare);
@@ -189,14 +174,13 @@ class TreeParser {
       more = append(line, index, 0);
     }
     line.last_line = static_cast<uint32_t>(at_);
-    if (lamina::trim(line.text).empty()) return;
     if (empty_line) {
       const auto at = static_cast<uint32_t>(first + 1);
       report(Severity::kWarning, {at, 1, at, static_cast<uint32_t>(bare.size() + 1)}, "empty continuation line",
              {"empty lines inside a continued instruction will become errors in a future release"}, "NoEmptyContinuation");
     }
     Node node;
-    const bool good = make_node(line, Span{line.text, 0}, node);
+    const bool good = make_node(line, Span{line.text, 0}, node, 0);
     node.comments = std::exchange(comments_, {});
     const bool bodies = read_heredocs(line, node);
     node.range.end_line = line.last_line;
@@ -216,11 +200,12 @@ class TreeParser {
     Node& holder = node.child ? *node.child : node;
     const bool allowed = holder.keyword == "run" || holder.keyword == "copy" || holder.keyword == "add";
     if (!allowed || holder.json) return true;
-    std::vector<Heredoc> docs = internal::find_heredocs(line, Span{line.text, 0});
+    std::vector<Heredoc> docs = internal::find_heredocs(line);
     bool good = true;
     for (Heredoc& doc : docs) {
       bool terminated = false;
       while (at_ < lines_.size() && !terminated) {
+        if (too_long(at_)) good = false;
         const PhysicalLine& body = lines_[at_++];
         std::string_view candidate = body.bare;
         std::string_view content = body.text;
@@ -242,20 +227,27 @@ class TreeParser {
 
   Word word_of(const LogicalLine& line, Span s) const { return {std::string(s.text), line.range(s.offset, s.offset + s.text.size())}; }
 
-  bool make_node(const LogicalLine& line, Span whole, Node& node) {
+  // Words that BuildKit takes apart character by character, which makes U+FFFD of what is no UTF-8.
+  Word unicode_word_of(const LogicalLine& line, Span s) const {
+    Word word = word_of(line, s);
+    word.text = with_valid_utf8(word.text);
+    return word;
+  }
+
+  bool make_node(const LogicalLine& line, Span whole, Node& node, int depth) {
     whole = internal::trim(whole);
     size_t end = 0;
-    while (end < whole.text.size() && !internal::is_space(whole.text[end])) ++end;
+    while (end < whole.text.size() && !internal::is_blank(whole.text[end])) ++end;
     node.original = std::string(whole.text);
     node.keyword_text = std::string(whole.text.substr(0, end));
     node.keyword = to_lower(node.keyword_text);
     node.keyword_range = line.range(whole.offset, whole.offset + end);
     node.range = line.range(whole.offset, whole.offset + whole.text.size());
-    const Span rest = internal::trim(internal::take_flags(line, whole.sub(end), node.flags));
-    return parse_arguments(line, rest, node);
+    const Span rest = internal::trim(internal::take_flags(line, whole.sub(end), out_.tree.directives.escape, node.flags));
+    return parse_arguments(line, rest, node, depth);
   }
 
-  bool parse_arguments(const LogicalLine& line, Span rest, Node& node) {
+  bool parse_arguments(const LogicalLine& line, Span rest, Node& node, int depth) {
     switch (grammar_of(node.keyword)) {
       case Grammar::kNone:
         node.args.push_back({});  // as BuildKit: the rest is not looked at
@@ -267,7 +259,7 @@ class TreeParser {
         for (Span s : internal::split_blanks(rest)) node.args.push_back(word_of(line, s));
         return true;
       case Grammar::kArgs:
-        for (Span s : internal::split_words(rest, out_.tree.directives.escape)) node.args.push_back(word_of(line, s));
+        for (Span s : internal::split_words(rest, out_.tree.directives.escape)) node.args.push_back(unicode_word_of(line, s));
         return true;
       case Grammar::kNameValues: return parse_name_values(line, rest, node);
       case Grammar::kMaybeJson: return parse_maybe_json(line, rest, node, false);
@@ -275,8 +267,15 @@ class TreeParser {
       case Grammar::kHealthcheck: return parse_healthcheck(line, rest, node);
       case Grammar::kOnbuild: {
         if (rest.text.empty()) return true;
+        if (depth == kMaxOnbuild) {
+          report(Severity::kError, node.keyword_range, "ONBUILD is nested too deeply");
+          return false;
+        }
         node.child = std::make_unique<Node>();
-        return make_node(line, rest, *node.child);
+        const bool good = make_node(line, rest, *node.child, depth + 1);
+        // The image keeps the trigger as it stands, blanks at its end included.
+        node.child->original = line.text.substr(rest.offset);
+        return good;
       }
     }
     return true;
@@ -288,9 +287,11 @@ class TreeParser {
     const std::string name = to_upper(node.keyword);
     if (words[0].text.find('=') == std::string_view::npos) {  // the old form: NAME rest of the line
       size_t end = 0;
-      while (end < rest.text.size() && !internal::is_space(rest.text[end])) ++end;
-      const Span value = internal::trim_left(rest.sub(end));
-      if (value.text.empty()) {
+      while (end < rest.text.size() && !internal::is_blank(rest.text[end])) ++end;
+      size_t begin = end;
+      while (begin < rest.text.size() && internal::is_blank(rest.text[begin])) ++begin;
+      const Span value = rest.sub(begin);
+      if (begin == end) {
         report(Severity::kError, line.range(words[0].offset, words[0].offset + words[0].text.size()), fmt::format("{} must have two arguments", name),
                {fmt::format("write {} {}=VALUE", name, printable(words[0].text))});
         return false;
@@ -309,8 +310,8 @@ class TreeParser {
         good = false;
         break;
       }
-      node.args.push_back(word_of(line, word.sub(0, eq)));
-      node.args.push_back(word_of(line, word.sub(eq + 1)));
+      node.args.push_back(unicode_word_of(line, word.sub(0, eq)));
+      node.args.push_back(unicode_word_of(line, word.sub(eq + 1)));
       node.args.push_back(Word{"=", node.args.back().range});
     }
     return good;
@@ -319,10 +320,8 @@ class TreeParser {
   // A JSON array of strings; else the text as it stands, or its words.
   bool parse_maybe_json(const LogicalLine& line, Span rest, Node& node, bool list) {
     if (rest.text.empty()) return true;
-    if (rest.text.front() == '[') {
-      const auto json = nlohmann::json::parse(rest.text.begin(), rest.text.end(), nullptr, false);
-      if (!json.is_discarded() && json.is_array()) return take_json(line, rest, json, node);
-    }
+    internal::JsonArray json = internal::parse_json_array(rest.text);
+    if (json.kind != internal::JsonArray::kNone) return take_json(line.range(rest.offset, rest.offset + rest.text.size()), std::move(json), node);
     if (list) {
       for (Span s : internal::split_blanks(rest)) node.args.push_back(word_of(line, s));
     } else {
@@ -331,16 +330,13 @@ class TreeParser {
     return true;
   }
 
-  bool take_json(const LogicalLine& line, Span rest, const nlohmann::json& json, Node& node) {
-    const SourceRange range = line.range(rest.offset, rest.offset + rest.text.size());
+  bool take_json(SourceRange range, internal::JsonArray json, Node& node) {
     node.json = true;
-    for (const auto& item : json) {
-      if (!item.is_string()) {
-        report(Severity::kError, range, "when using JSON array syntax, arrays must be comprised of strings only");
-        return false;
-      }
-      node.args.push_back({item.get_ref<const std::string&>(), range});
+    if (json.kind == internal::JsonArray::kMixed) {
+      report(Severity::kError, range, "when using JSON array syntax, arrays must be comprised of strings only");
+      return false;
     }
+    for (std::string& item : json.strings) node.args.push_back({std::move(item), range});
     return true;
   }
 
@@ -355,6 +351,7 @@ class TreeParser {
   ParsedTree out_;
   std::vector<PhysicalLine> lines_;
   std::vector<std::string> comments_;
+  std::array<size_t, 3> reported_{};  // by severity
   size_t at_ = 0;
 };
 

@@ -24,7 +24,8 @@ struct Word {
 struct Flag {
   std::string name;                  // without the dashes
   std::optional<std::string> value;  // quotes and escapes processed, $variables not
-  SourceRange range;                 // the whole flag
+  std::string text;                  // the whole flag as written
+  SourceRange range;                 // of text
   SourceRange value_range;           // what follows "="
   bool operator==(const Flag& o) const { return name == o.name && value == o.value; }
 };
@@ -63,6 +64,9 @@ struct Node {
   std::unique_ptr<Node> child;        // the instruction after ONBUILD
 };
 
+// Places and `original` aside.
+bool operator==(const Node& a, const Node& b);
+
 // # syntax=, # escape=, # check=
 struct Directives {
   char escape = '\\';
@@ -82,13 +86,18 @@ struct ParsedTree {
   std::vector<Diagnostic> diagnostics;
 };
 
-// Never fails as a whole: a line that cannot be understood gives a diagnostic and is left out.
+// A file can be wrong in a million places; nobody reads more than this many messages of one severity.
+constexpr size_t kMaxDiagnostics = 1000;
+
+// Never fails as a whole: a line that cannot be understood gives a diagnostic and is left out. Time and memory are
+// linear in the text. BuildKit's parser accepts the file exactly when no diagnostic is an error (docs/parser.md).
 ParsedTree parse_tree(std::string file, std::string text);
 
 // One instruction a line in the notation of BuildKit's parser tests: (copy ["--from=a"] "foo" "/").
 std::string dump(const Tree& tree);
 
-// Canonical text. parse_tree(print(t)) gives the same nodes (places aside) and no diagnostics.
+// Canonical text. When parse_tree gave `t` without errors, parse_tree(print(t)) gives the same nodes and directives
+// (places and Node::original aside) without errors.
 std::string print(const Tree& tree);
 
 bool has_errors(const std::vector<Diagnostic>& diagnostics);
