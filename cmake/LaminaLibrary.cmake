@@ -13,6 +13,9 @@ if(LAMINA_SANITIZE)
     -fno-sanitize-recover=all -fno-omit-frame-pointer)
   target_link_options(lamina_options INTERFACE -fsanitize=${LAMINA_SANITIZE})
 endif()
+if(LAMINA_FUZZ)
+  target_compile_options(lamina_options INTERFACE -fsanitize=fuzzer-no-link)
+endif()
 
 # lamina_library(room SOURCES a.cc … DEPENDS other_room third_party …)
 # makes the static library lamina_<room>; DEPENDS are public.
