@@ -74,8 +74,11 @@ std::optional<Directive> directive_of(std::string_view line, std::string_view ma
 std::optional<Word> detect_syntax(std::string_view text) {
   auto found = detect(text, "syntax", "#");
   if (!found) found = detect(text, "syntax", "//");
-  if (!found) return detect_json(text);
-  found->text = found->text.substr(0, found->text.find(' '));
+  if (!found) found = detect_json(text);
+  if (!found) return std::nullopt;
+  // What follows the first blank belongs to the frontend's command line.
+  found->text.resize(std::min(found->text.size(), found->text.find_first_of(" \t\n\v\f\r")));
+  if (found->text.empty()) return std::nullopt;
   return found;
 }
 

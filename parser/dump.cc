@@ -2,7 +2,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <tuple>
 
 #include "base/text.h"
 #include "parser/internal/line.h"
@@ -49,23 +48,10 @@ std::string print_json(const Node& node) {
   return out + "]";
 }
 
-// Words at blanks. A vertical tab parts words too, but is no white space of JSON and none of "<< EOF".
 std::string print_words(const Node& node) {
-  const auto& args = node.args;
-  const bool bracket = args[0].text.compare(0, 1, "[") == 0;  // words that are no JSON shall not become it
-  const auto begins_heredoc = [&](const Word& word) {
-    return std::any_of(node.heredocs.begin(), node.heredocs.end(), [&](const Heredoc& d) {
-      return std::tie(d.range.line, d.range.column) <= std::tie(word.range.line, word.range.column) &&
-             std::tie(d.range.end_line, d.range.end_column) > std::tie(word.range.end_line, word.range.end_column);
-    });
-  };
-  std::string out = " " + args[0].text;
-  for (size_t i = 1; i < args.size(); ++i) {
-    const std::string& before = args[i - 1].text;
-    const bool arrows = before.size() >= 2 && before.compare(before.size() - 2, 2, "<<") == 0;
-    out += bracket || (arrows && !begins_heredoc(args[i - 1])) ? '\v' : ' ';
-    out += args[i].text;
-  }
+  if (!node.list_text.empty()) return " " + node.list_text;
+  std::string out;
+  for (const Word& arg : node.args) out += " " + arg.text;
   return out;
 }
 
@@ -94,6 +80,8 @@ std::string print_node(const Node& node) {
 
 // The logical line as one physical line, or as several when it is too long for one.
 std::string print_line(std::string text, char escape) {
+  // White space at the end is in an open quote, and there only because an escape stood behind it, which was dropped.
+  if (internal::trim_space(text).size() < text.size()) text += escape;
   // A text may end as a continued line does, when another kind of white space stood behind the mark.
   const size_t end = text.find_last_not_of(" \t");
   if (end != std::string::npos && text[end] == escape && (end == 0 || text[end - 1] != escape)) text += '\v';
@@ -134,7 +122,7 @@ std::string print(const Tree& tree) {
     for (const std::string& comment : node.comments) out += "# " + comment + "\n";
     out += print_line(print_node(node), tree.directives.escape);
     const Node& holder = node.child ? *node.child : node;
-    for (const Heredoc& doc : holder.heredocs) out += doc.raw_content + (doc.raw_content.empty() || doc.raw_content.back() != '\n' ? "\n" : "");
+    for (const Heredoc& doc : holder.heredocs) out += doc.raw_content + doc.name + "\n";
   }
   return out;
 }

@@ -3,9 +3,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <map>
 #include <set>
 
 #include "base/text.h"
+#include "parser/tree.h"
 
 namespace lamina::parser {
 
@@ -13,25 +15,47 @@ namespace {
 
 Error bad(std::string message) { return Error(ErrorKind::kInvalidInput, std::move(message)); }
 
-// One CSV record: fields at commas, double quotes around a field, "" inside is a quote.
+// One CSV record by RFC 4180's rules: fields at commas, double quotes around a whole field, "" inside is a quote.
 Result<std::vector<std::string>> csv_fields(std::string_view text) {
   std::vector<std::string> fields(1);
-  bool quoted = false;
+  enum { kStart, kPlain, kQuoted, kClosed } state = kStart;
   for (size_t i = 0; i < text.size(); ++i) {
     const char c = text[i];
-    if (quoted && c == '"' && i + 1 < text.size() && text[i + 1] == '"') {
-      fields.back() += c;
-      ++i;
-    } else if (c == '"' && (quoted || fields.back().empty())) {
-      quoted = !quoted;
-    } else if (c == ',' && !quoted) {
+    if (state == kQuoted) {
+      if (c != '"') {
+        fields.back() += c;
+      } else if (text.substr(i + 1, 1) == "\"") {
+        fields.back() += text[++i];
+      } else {
+        state = kClosed;
+      }
+    } else if (c == ',') {
       fields.emplace_back();
+      state = kStart;
+    } else if (c == '"') {
+      if (state != kStart) return bad("a quote inside of a field: quotes go around the whole of key=value");
+      state = kQuoted;
+    } else if (state == kClosed) {
+      return bad("text behind a closing quote: quotes go around the whole of key=value");
     } else {
       fields.back() += c;
+      state = kPlain;
     }
   }
-  if (quoted) return bad("a quote in the mount is not closed");
+  if (state == kQuoted) return bad("a quote is not closed");
   return fields;
+}
+
+// "Key=value" → the key in lower case, and the value when there is one.
+struct Field {
+  std::string key;
+  std::optional<std::string> value;
+};
+Field split_field(const std::string& field) {
+  const size_t eq = field.find('=');
+  Field out{to_lower(trim(std::string_view(field).substr(0, eq))), std::nullopt};
+  if (eq != std::string::npos) out.value = field.substr(eq + 1);
+  return out;
 }
 
 const std::vector<std::string> kKeys = {"type", "from", "source", "src", "target", "dst", "destination", "readonly", "ro", "readwrite", "rw",
@@ -92,10 +116,7 @@ class MountParser {
 
  private:
   Result<void> take(const std::string& field) {
-    const size_t eq = field.find('=');
-    const std::string key = to_lower(trim(std::string_view(field).substr(0, eq)));
-    std::optional<std::string> value;
-    if (eq != std::string::npos) value = field.substr(eq + 1);
+    auto [key, value] = split_field(field);
     if (std::find(kKeys.begin(), kKeys.end(), key) == kKeys.end()) {
       Error error = bad(fmt::format("unexpected key '{}' in mount", printable(key)));
       if (const auto near = nearest_name(key, kKeys)) return std::move(error).with_note("did you mean " + *near + "?");
@@ -232,10 +253,12 @@ Result<Mount> parse_mount(std::string_view raw, const Lookup& lookup, char escap
 std::optional<std::string> mount_from(std::string_view raw) {
   const auto fields = csv_fields(raw);
   if (!fields) return std::nullopt;
+  std::optional<std::string> from;
   for (const std::string& field : *fields) {
-    if (field.compare(0, 5, "from=") == 0) return field.substr(5);
+    auto [key, value] = split_field(field);
+    if (key == "from" && value) from = std::move(value);  // the last one counts
   }
-  return std::nullopt;
+  return from;
 }
 
 // --- ports ------------------------------------------------------------------------------------------
@@ -256,9 +279,32 @@ std::optional<Range> parse_range(std::string_view text) {
 
 }  // namespace
 
+namespace {
+
+// The ports of one protocol, as counts of ranges that begin and end: a million overlapping ranges cost no more than one.
+class PortSet {
+ public:
+  void add(Range range) {
+    ++changes_[range.first];
+    --changes_[range.last + 1];
+  }
+  void list(const std::string& protocol, std::vector<std::string>& out) const {
+    int64_t open = 0;
+    for (uint64_t port = 0; port <= 65535; ++port) {
+      open += changes_[port];
+      if (open > 0) out.push_back(fmt::format("{}/{}", port, protocol));
+    }
+  }
+
+ private:
+  std::vector<int64_t> changes_ = std::vector<int64_t>(65537);
+};
+
+}  // namespace
+
 Result<Ports> parse_ports(const std::vector<std::string>& words) {
   Ports out;
-  std::set<std::string> ports;
+  std::map<std::string, PortSet> sets;
   for (const std::string& word : words) {
     if (word.empty()) continue;
     std::string protocol = "tcp";
@@ -273,13 +319,16 @@ Result<Ports> parse_ports(const std::vector<std::string>& words) {
     if (protocol != "tcp" && protocol != "udp" && protocol != "sctp") return bad(fmt::format("invalid proto: {}", printable(protocol))).with_note("it is tcp, udp or sctp");
     if (const size_t colon = rest.rfind(':'); colon != std::string::npos) {
       rest = rest.substr(colon + 1);
-      out.warnings.push_back(fmt::format("EXPOSE {}: only the container's port is kept; addresses and host ports are chosen when the container is started", printable(word)));
+      if (out.warnings.size() < kMaxDiagnostics) {
+        out.warnings.push_back(fmt::format("EXPOSE {}: only the container's port is kept; addresses and host ports are chosen when the container is started", printable(word)));
+      }
     }
     const auto range = parse_range(rest);
     if (!range) return std::move(error).with_note("a port is a number from 0 to 65535, a range such as 8000-8010, with /tcp, /udp or /sctp behind it");
-    for (uint64_t p = range->first; p <= range->last; ++p) ports.insert(fmt::format("{}/{}", p, protocol));
+    sets[protocol].add(*range);
   }
-  out.ports.assign(ports.begin(), ports.end());
+  for (const auto& [protocol, set] : sets) set.list(protocol, out.ports);
+  std::sort(out.ports.begin(), out.ports.end());
   return out;
 }
 

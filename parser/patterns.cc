@@ -149,7 +149,7 @@ std::string unescape_glob(std::string_view pattern) {
 
 namespace {
 
-// moby/patternmatcher's translation of one pattern to a regular expression.
+// moby/patternmatcher's translation of one pattern to a regular expression. Valid UTF-8 in, see Rule::matches.
 Result<std::string> to_regex(std::string_view pattern) {
   std::string out = "^";
   for (size_t i = 0; i < pattern.size(); ++i) {
@@ -176,18 +176,43 @@ Result<std::string> to_regex(std::string_view pattern) {
   return out + "$";
 }
 
-// A pattern without wildcards is compared, not matched: most ignore files have hardly any.
+// moby/patternmatcher's kinds of patterns. Most ignore files need hardly any regular expression. The kinds differ in more
+// than speed: "**x" matches "ax" as a suffix, and would not as an expression (nor does "**x?" match "axy").
+enum class Kind { kLiteral, kPrefix, kSuffix, kRegex };
+
 struct Rule {
   IgnoreRule shown;
-  bool literal = false;
+  Kind kind = Kind::kRegex;
+  std::string text;    // what is compared: the pattern without "**" of a prefix or suffix
   std::string prefix;  // components before the first wildcard: nothing below others can match
   std::shared_ptr<const RE2> regex;
 
-  bool matches(std::string_view path) const {
-    if (literal) return path == shown.pattern;
-    return RE2::FullMatch(re2::StringPiece(path.data(), path.size()), *regex);
+  // `valid` is the path with U+FFFD for what is no UTF-8, as Go's regular expressions see it: "*" matches any byte.
+  bool matches(std::string_view path, std::string_view valid) const {
+    switch (kind) {
+      case Kind::kLiteral: return path == text;
+      case Kind::kPrefix: return path.starts_with(text);
+      case Kind::kSuffix: return path.ends_with(text) || (text.starts_with('/') && path == std::string_view(text).substr(1));
+      case Kind::kRegex: break;
+    }
+    return RE2::FullMatch(re2::StringPiece(valid.data(), valid.size()), *regex);
   }
 };
+
+void choose_kind(Rule& rule) {
+  const std::string_view p = rule.shown.pattern;
+  const auto literal = [](std::string_view s) { return s.find_first_of("*?[]\\") == std::string_view::npos; };
+  if (literal(p)) {
+    rule.kind = Kind::kLiteral;
+    rule.text = p;
+  } else if (p.starts_with("**") && literal(p.substr(2))) {
+    rule.kind = Kind::kSuffix;
+    rule.text = p.substr(2);
+  } else if (p.ends_with("**") && literal(p.substr(0, p.size() - 2))) {
+    rule.kind = Kind::kPrefix;
+    rule.text = p.substr(0, p.size() - 2);
+  }
+}
 
 std::string literal_prefix(const std::string& pattern) {
   std::string out;
@@ -198,20 +223,27 @@ std::string literal_prefix(const std::string& pattern) {
   return out;
 }
 
+// No path is longer (PATH_MAX is 4096), and RE2 works long and complains on stderr about expressions of megabytes.
+constexpr size_t kMaxPattern = 16 << 10;
+
+Error too_long(std::string_view pattern) { return Error(ErrorKind::kInvalidInput, fmt::format("a pattern of {} bytes is too long", pattern.size())); }
+
 Result<Rule> compile(IgnoreRule shown) {
   Rule rule;
-  rule.literal = shown.pattern.find_first_of("*?[]\\") == std::string::npos;
-  rule.prefix = literal_prefix(shown.pattern);
-  if (!rule.literal) {
-    if (!well_formed(shown.pattern)) return malformed(shown.text);
-    ASSIGN_OR_RETURN(const std::string text, to_regex(shown.pattern));
-    RE2::Options options;
-    options.set_log_errors(false);
-    options.set_dot_nl(true);
-    rule.regex = std::make_shared<const RE2>(text, options);
-    if (!rule.regex->ok()) return malformed(shown.text);
-  }
   rule.shown = std::move(shown);
+  rule.prefix = literal_prefix(rule.shown.pattern);
+  choose_kind(rule);
+  if (rule.kind != Kind::kRegex) return rule;
+  if (rule.shown.pattern.size() > kMaxPattern) return too_long(rule.shown.pattern);
+  if (!well_formed(rule.shown.pattern)) return malformed(rule.shown.text);
+  ASSIGN_OR_RETURN(const std::string text, to_regex(with_valid_utf8(rule.shown.pattern)));
+  RE2::Options options;
+  options.set_log_errors(false);
+  options.set_dot_nl(true);
+  options.set_max_mem(1 << 20);  // each of thousands of rules may use that much
+  rule.regex = std::make_shared<const RE2>(text, options);
+  if (rule.regex->error_code() == RE2::ErrorPatternTooLarge) return too_long(rule.shown.pattern);
+  if (!rule.regex->ok()) return malformed(rule.shown.text);
   return rule;
 }
 
@@ -299,8 +331,11 @@ IgnoreList::WalkState IgnoreList::walk_root() const { return {std::vector<bool>(
 const IgnoreRule* IgnoreList::decide_in_walk(std::string_view path, const WalkState& parent, WalkState& self) const {
   self.parent_matched = parent.parent_matched;
   const IgnoreRule* decision = nullptr;
+  std::string mended;
+  std::string_view valid = path;
+  if (!valid_utf8(path)) valid = mended = with_valid_utf8(path);
   for (size_t i = 0; i < impl_->rules.size(); ++i) {
-    if (!self.parent_matched[i]) self.parent_matched[i] = impl_->rules[i].matches(path);
+    if (!self.parent_matched[i]) self.parent_matched[i] = impl_->rules[i].matches(path, valid);
     if (self.parent_matched[i]) decision = &impl_->rules[i].shown;
   }
   return decision;
@@ -324,7 +359,7 @@ bool IgnoreList::may_reinclude_below(std::string_view directory) const {
     // One must be able to reach the other: a/b and a/b/c, or a and a/b.
     const std::string_view p = rule.prefix;
     const auto below = [](std::string_view a, std::string_view b) { return b.empty() || (a.substr(0, b.size()) == b && (a.size() == b.size() || a[b.size()] == '/')); };
-    return below(p, directory) || (!rule.literal && below(directory, p)) || (rule.literal && below(directory, p));
+    return below(p, directory) || below(directory, p);
   });
 }
 

@@ -11,6 +11,9 @@ namespace lamina::parser::internal {
 
 namespace {
 
+// RE2 works long and complains on stderr about expressions of megabytes.
+constexpr size_t kMaxPattern = 64 << 10;
+
 Error bad(std::string message) { return Error(ErrorKind::kInvalidInput, std::move(message)); }
 
 size_t rune_length(std::string_view s, size_t at) { return std::max<size_t>(decode_utf8(s, at).length, 1); }
@@ -41,6 +44,7 @@ Result<std::string> regex_text(std::string_view pattern, bool greedy) {
 class Pattern {
  public:
   static Result<Pattern> compile(std::string_view pattern, std::string_view value, bool greedy) {
+    if (pattern.size() > kMaxPattern) return bad("the pattern in the substitution is too long");
     ASSIGN_OR_RETURN(const std::string text, regex_text(pattern, greedy));
     RE2::Options options;
     options.set_log_errors(false);

@@ -204,7 +204,7 @@ class TreeParser {
     bool good = true;
     for (Heredoc& doc : docs) {
       bool terminated = false;
-      while (at_ < lines_.size() && !terminated) {
+      while (at_ < lines_.size()) {
         if (too_long(at_)) good = false;
         const PhysicalLine& body = lines_[at_++];
         std::string_view candidate = body.bare;
@@ -212,8 +212,9 @@ class TreeParser {
         while (doc.chomp && !content.empty() && content.front() == '\t') content.remove_prefix(1);
         while (doc.chomp && !candidate.empty() && candidate.front() == '\t') candidate.remove_prefix(1);
         terminated = candidate == doc.name;
+        if (terminated) break;
         doc.raw_content += body.text;
-        if (!terminated) doc.content += content;
+        doc.content += content;
       }
       if (!terminated) {
         report(Severity::kError, doc.range, "unterminated heredoc", {fmt::format("no line holds just {}", doc.name)});
@@ -323,6 +324,7 @@ class TreeParser {
     internal::JsonArray json = internal::parse_json_array(rest.text);
     if (json.kind != internal::JsonArray::kNone) return take_json(line.range(rest.offset, rest.offset + rest.text.size()), std::move(json), node);
     if (list) {
+      node.list_text = std::string(rest.text);
       for (Span s : internal::split_blanks(rest)) node.args.push_back(word_of(line, s));
     } else {
       node.args.push_back(word_of(line, rest));

@@ -35,7 +35,7 @@ struct Heredoc {
   std::string name;         // quotes removed
   std::string descriptor;   // digits before "<<", or empty
   std::string content;      // the body; for "<<-" with leading tabs already removed
-  std::string raw_content;  // the body as it stands in the file, including the terminator line
+  std::string raw_content;  // the body as it stands in the file; the terminator is no part of it
   bool chomp = false;       // "<<-"
   bool expand = true;       // false when any part of the word was quoted
   SourceRange range;        // of the word on the instruction line
@@ -57,6 +57,9 @@ struct Node {
   // rest of the logical line. ENV and LABEL: triples name, value, separator ("=" or ""). JSON: the
   // decoded elements. Others: words.
   std::vector<Word> args;
+  // Words of COPY, ADD and VOLUME: the list as written. Blanks between words are not all alike: "<< E" announces a
+  // heredoc, "<<\vE" does not.
+  std::string list_text;
   // The logical line as written, continuation joined, flags and keyword included.
   std::string original;
   std::vector<Heredoc> heredocs;
@@ -64,7 +67,7 @@ struct Node {
   std::unique_ptr<Node> child;        // the instruction after ONBUILD
 };
 
-// Places and `original` aside.
+// Places and the texts as written aside.
 bool operator==(const Node& a, const Node& b);
 
 // # syntax=, # escape=, # check=
@@ -97,7 +100,7 @@ ParsedTree parse_tree(std::string file, std::string text);
 std::string dump(const Tree& tree);
 
 // Canonical text. When parse_tree gave `t` without errors, parse_tree(print(t)) gives the same nodes and directives
-// (places and Node::original aside) without errors.
+// (as operator== has it) without errors.
 std::string print(const Tree& tree);
 
 bool has_errors(const std::vector<Diagnostic>& diagnostics);

@@ -3,8 +3,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <tuple>
 
 #include "base/text.h"
+#include "parser/internal/line.h"
 #include "parser/mount.h"
 
 namespace lamina::parser::internal {
@@ -19,6 +21,7 @@ constexpr const char* kHashNote = "a # inside a line does not begin a comment; p
 }  // namespace
 
 void Typer::report(Severity severity, SourceRange range, std::string message, std::vector<std::string> notes, std::string rule, std::optional<Mend> mend) {
+  if (++reported_[static_cast<size_t>(severity)] > kMaxDiagnostics) return;
   Diagnostic d;
   d.severity = severity;
   d.rule = std::move(rule);
@@ -27,8 +30,16 @@ void Typer::report(Severity severity, SourceRange range, std::string message, st
   d.message = std::move(message);
   d.notes = std::move(notes);
   d.mend = std::move(mend);
-  d.line_text = std::string(line_of(text_, range.line));
+  d.line_text = std::string(line_text(range.line));
   diagnostics_.push_back(std::move(d));
+}
+
+std::string_view Typer::line_text(uint32_t line) {
+  if (line_begins_.empty()) {
+    for (size_t at = 0; at != std::string::npos; at = text_.find('\n', at)) line_begins_.push_back(at == 0 && line_begins_.empty() ? at : ++at);
+  }
+  if (line == 0 || line > line_begins_.size()) return {};
+  return line_of(std::string_view(text_).substr(line_begins_[line - 1]), 1);
 }
 
 std::optional<Instruction> Typer::type(const Node& node) {
@@ -51,9 +62,7 @@ bool Typer::body_of(const Node& node, Instruction& out) {
   if (k == "onbuild") return type_onbuild(node, out);
   if (k == "arg") return type_arg(node, out);
   if (std::find(kInstructions.begin(), kInstructions.end(), out.name) == kInstructions.end()) {
-    std::vector<std::string> notes;
-    if (const auto near = nearest_name(out.name, kInstructions)) notes.push_back("did you mean " + *near + "?");
-    report(Severity::kError, node.keyword_range, fmt::format("unknown instruction: {}", printable(node.keyword_text)), std::move(notes));
+    report_unknown(node);
     return false;
   }
   if (!check_flags(node, {}, {}, {})) return false;
@@ -75,13 +84,15 @@ bool Typer::body_of(const Node& node, Instruction& out) {
     out.body = Expose{node.args};
   } else if (k == "volume") {
     if (!at_least(node, 1, "at least one argument")) return false;
-    for (const Word& path : node.args) {
-      if (!lamina::trim(path.text).empty()) continue;
+    Volume volume{node.args};
+    for (Word& path : volume.paths) {
+      path.text = std::string(trim_space(path.text));
+      if (!path.text.empty()) continue;
       report(Severity::kError, node.range, "VOLUME specified can not be an empty string");
       return false;
     }
     warn_hash(node);
-    out.body = Volume{node.args};
+    out.body = std::move(volume);
   } else if (k == "shell") {
     if (!node.json || node.args.empty()) {
       report(Severity::kError, node.range, node.json ? "SHELL requires at least one argument" : "SHELL requires the arguments to be in JSON form",
@@ -101,6 +112,19 @@ bool Typer::body_of(const Node& node, Instruction& out) {
     if (k == "maintainer") out.body = Maintainer{word};
   }
   return true;
+}
+
+void Typer::report_unknown(const Node& node) {
+  if (node.keyword.empty()) {
+    report(Severity::kError, node.range, "there is no instruction behind the continuation mark");
+    return;
+  }
+  std::vector<std::string> notes;
+  size_t plain = 0;
+  while (plain < node.keyword.size() && space_length(std::string_view(node.keyword).substr(plain)) == 0) ++plain;
+  if (plain < node.keyword.size()) notes.push_back("the word holds a no-break or other special space; put a plain one behind the instruction");
+  if (const auto near = nearest_name(to_upper(node.keyword.substr(0, plain)), kInstructions)) notes.push_back("did you mean " + *near + "?");
+  report(Severity::kError, node.keyword_range, fmt::format("unknown instruction: {}", printable(node.keyword_text)), std::move(notes));
 }
 
 CommandLine Typer::command_of(const Node& node, size_t first_arg) const {
@@ -333,67 +357,91 @@ bool Typer::type_copy(const Node& node, Instruction& out) {
   copy.keep_git_dir = bool_flag(node, "keep-git-dir");
   copy.unpack = bool_flag(node, "unpack");
   copy.excludes = flags(node, "exclude");
+  // Words and heredocs stand in the same order. "<< EOF" is two words, the second inside the heredoc's range.
+  auto doc = node.heredocs.begin();
+  const auto is_heredoc = [&](const Word& word) {
+    const auto& r = word.range;
+    while (doc != node.heredocs.end() && std::tie(doc->range.end_line, doc->range.end_column) <= std::tie(r.line, r.column)) ++doc;
+    return doc != node.heredocs.end() && std::tie(doc->range.line, doc->range.column) <= std::tie(r.line, r.column);
+  };
   for (size_t i = 0; i + 1 < node.args.size(); ++i) {
-    // "<< EOF" is two words, the second inside the heredoc's range.
-    const auto is_heredoc = [&](const Heredoc& d) {
-      const auto& r = node.args[i].range;
-      return r.line == d.range.line && r.column >= d.range.column && r.column < d.range.end_column;
-    };
-    if (std::any_of(node.heredocs.begin(), node.heredocs.end(), is_heredoc)) continue;
-    if (node.args[i].text[0] == '#' && !node.json) {
-      report(Severity::kWarning, node.args[i].range, fmt::format("# is taken as a source of {}", out.name), {kHashNote}, "CommentInArgument");
+    const Word& word = node.args[i];
+    if (is_heredoc(word)) continue;
+    if (word.text.compare(0, 1, "#") == 0 && !node.json) {
+      report(Severity::kWarning, word.range, fmt::format("# is taken as a source of {}", out.name), {kHashNote}, "CommentInArgument");
     }
-    copy.sources.push_back(node.args[i]);
+    copy.sources.push_back(word);
+  }
+  if (is_heredoc(copy.destination)) {
+    report(Severity::kError, doc->range, fmt::format("{} cannot accept a heredoc as a destination", out.name));
+    return false;
   }
   copy.heredocs = node.heredocs;
-  for (const Heredoc& d : node.heredocs) {
-    const auto& r = copy.destination.range;
-    if (r.line == d.range.line && r.column >= d.range.column && r.column < d.range.end_column) {
-      report(Severity::kError, d.range, fmt::format("{} cannot accept a heredoc as a destination", out.name));
-      return false;
-    }
-  }
   out.body = std::move(copy);
   return true;
 }
 
-std::optional<std::chrono::nanoseconds> parse_duration(std::string_view text) {
-  if (text == "0") return std::chrono::nanoseconds(0);
-  double total = 0;
-  bool negative = false;
-  if (!text.empty() && (text[0] == '-' || text[0] == '+')) {
-    negative = text[0] == '-';
-    text.remove_prefix(1);
+namespace {
+
+// Digits at the front; false when the number does not fit.
+bool take_digits(std::string_view& text, uint64_t& value, uint64_t limit) {
+  for (; !text.empty() && text[0] >= '0' && text[0] <= '9'; text.remove_prefix(1)) {
+    if (value > (limit - static_cast<uint64_t>(text[0] - '0')) / 10) return false;
+    value = value * 10 + static_cast<uint64_t>(text[0] - '0');
   }
+  return true;
+}
+
+// Digits behind the point, as many as a number holds; `scale` is what the result is to be divided by.
+double take_fraction(std::string_view& text, double& scale) {
+  uint64_t value = 0;
+  bool full = false;
+  for (; !text.empty() && text[0] >= '0' && text[0] <= '9'; text.remove_prefix(1)) {
+    full = full || value > (uint64_t{1} << 63) / 10 - 1;
+    if (full) continue;
+    value = value * 10 + static_cast<uint64_t>(text[0] - '0');
+    scale *= 10;
+  }
+  return static_cast<double>(value);
+}
+
+}  // namespace
+
+// Go's time.ParseDuration, integers kept exact.
+std::optional<std::chrono::nanoseconds> parse_duration(std::string_view text) {
+  constexpr uint64_t kMax = uint64_t{1} << 63;
+  static const std::vector<std::pair<std::string_view, uint64_t>> kUnits = {{"ns", 1},         {"us", 1000},       {"\xC2\xB5s", 1000}, {"\xCE\xBCs", 1000},
+                                                                            {"ms", 1000000}, {"s", 1000000000}, {"m", 60000000000}, {"h", 3600000000000}};
+  const bool negative = text.substr(0, 1) == "-";
+  if (negative || text.substr(0, 1) == "+") text.remove_prefix(1);
+  if (text == "0") return std::chrono::nanoseconds(0);
   if (text.empty()) return std::nullopt;
+  uint64_t total = 0;
   while (!text.empty()) {
-    size_t n = 0;
-    double value = 0, scale = 1;
-    bool point = false, digits = false;
-    for (; n < text.size() && ((text[n] >= '0' && text[n] <= '9') || text[n] == '.'); ++n) {
-      if (text[n] == '.') {
-        if (point) return std::nullopt;
-        point = true;
-        continue;
-      }
-      digits = true;
-      value = value * 10 + (text[n] - '0');
-      if (point) scale *= 10;
+    const size_t before = text.size();
+    uint64_t value = 0;
+    if (!take_digits(text, value, kMax)) return std::nullopt;
+    bool digits = text.size() < before;
+    double fraction = 0, scale = 1;
+    if (text.substr(0, 1) == ".") {
+      text.remove_prefix(1);
+      const size_t point = text.size();
+      fraction = take_fraction(text, scale);
+      digits = digits || text.size() < point;
     }
     if (!digits) return std::nullopt;
-    text.remove_prefix(n);
-    static const std::vector<std::pair<std::string_view, double>> kUnits = {{"ns", 1}, {"us", 1e3}, {"\xC2\xB5s", 1e3}, {"\xCE\xBCs", 1e3}, {"ms", 1e6}, {"s", 1e9}, {"m", 60e9}, {"h", 3600e9}};
-    const auto unit = std::find_if(kUnits.begin(), kUnits.end(), [&](const auto& u) {
-      if (text.substr(0, u.first.size()) != u.first) return false;
-      const std::string_view rest = text.substr(u.first.size());
-      return rest.empty() || (rest[0] >= '0' && rest[0] <= '9') || rest[0] == '.';
-    });
-    if (unit == kUnits.end()) return std::nullopt;
-    total += value / scale * unit->second;
-    text.remove_prefix(unit->first.size());
+    size_t length = 0;
+    while (length < text.size() && text[length] != '.' && (text[length] < '0' || text[length] > '9')) ++length;
+    const auto unit = std::find_if(kUnits.begin(), kUnits.end(), [&](const auto& u) { return u.first == text.substr(0, length); });
+    if (unit == kUnits.end() || value > kMax / unit->second) return std::nullopt;
+    text.remove_prefix(length);
+    value = value * unit->second + static_cast<uint64_t>(fraction * (static_cast<double>(unit->second) / scale));
+    if (value > kMax || total + value > kMax) return std::nullopt;
+    total += value;
   }
-  if (total > 9.2e18) return std::nullopt;
-  return std::chrono::nanoseconds(static_cast<int64_t>(negative ? -total : total));
+  if (negative) return std::chrono::nanoseconds(static_cast<int64_t>(0 - total));
+  if (total >= kMax) return std::nullopt;
+  return std::chrono::nanoseconds(static_cast<int64_t>(total));
 }
 
 bool Typer::type_healthcheck(const Node& node, Instruction& out) {
@@ -406,10 +454,7 @@ bool Typer::type_healthcheck(const Node& node, Instruction& out) {
       report(Severity::kError, node.args[1].range, "HEALTHCHECK NONE takes no arguments");
       return false;
     }
-    if (!node.flags.empty()) {
-      report(Severity::kError, node.flags[0].range, "HEALTHCHECK NONE takes no flags");
-      return false;
-    }
+    if (!node.flags.empty()) report(Severity::kWarning, node.flags[0].range, "flags of HEALTHCHECK NONE have no effect");
     check.none = true;
     out.body = std::move(check);
     return true;
@@ -428,15 +473,15 @@ bool Typer::type_healthcheck(const Node& node, Instruction& out) {
       {"interval", &check.interval}, {"timeout", &check.timeout}, {"start-period", &check.start_period}, {"start-interval", &check.start_interval}};
   for (const auto& [name, target] : durations) {
     const auto value = flag(node, name);
-    if (!value) continue;
+    if (!value || value->text.empty()) continue;  // --timeout= is no timeout, as in BuildKit
     *target = parse_duration(value->text);
     const bool in_range = *target && (target->value().count() == 0 || *target >= std::chrono::milliseconds(1));
     if (in_range) continue;
     report(Severity::kError, value->range, fmt::format("invalid --{} \"{}\": it is a duration such as 30s or 1m30s, 0 or at least 1ms", name, printable(value->text)));
     good = false;
   }
-  if (const auto retries = flag(node, "retries")) {
-    check.retries = parse_int(retries->text);
+  if (const auto retries = flag(node, "retries"); retries && !retries->text.empty()) {
+    check.retries = parse_int(std::string_view(retries->text).substr(retries->text[0] == '+' ? 1 : 0));
     if (!check.retries || *check.retries < 0 || *check.retries > INT32_MAX) {
       report(Severity::kError, retries->range, fmt::format("--retries \"{}\" is not a number of 0 or more", printable(retries->text)));
       good = false;
@@ -457,11 +502,10 @@ bool Typer::type_onbuild(const Node& node, Instruction& out) {
     report(Severity::kError, node.child->keyword_range, trigger == "ONBUILD" ? "Chaining ONBUILD via `ONBUILD ONBUILD` isn't allowed" : fmt::format("{} isn't allowed as an ONBUILD trigger", trigger));
     return false;
   }
-  if (!Typer(file_, text_, diagnostics_).type(*node.child)) return false;
+  if (!type(*node.child)) return false;
   Onbuild onbuild;
   onbuild.trigger = node.child->original;
-  for (const Heredoc& d : node.child->heredocs) onbuild.trigger += "\n" + d.raw_content;
-  while (!onbuild.trigger.empty() && onbuild.trigger.back() == '\n') onbuild.trigger.pop_back();
+  for (const Heredoc& d : node.child->heredocs) onbuild.trigger += "\n" + d.raw_content + d.name;  // as BuildKit
   out.body = std::move(onbuild);
   return true;
 }

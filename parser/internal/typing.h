@@ -1,6 +1,7 @@
 // Node → typed instruction. One object types one node and collects what is wrong with it.
 #pragma once
 
+#include <array>
 #include <optional>
 #include <string>
 #include <vector>
@@ -30,6 +31,7 @@ class Typer {
   bool exactly_one(const Node& node);
   bool at_least(const Node& node, size_t count, const char* words);
   void warn_hash(const Node& node);
+  void report_unknown(const Node& node);
   CommandLine command_of(const Node& node, size_t first_arg = 0) const;
 
   bool type_from(const Node& node, Instruction& out);
@@ -40,9 +42,13 @@ class Typer {
   bool type_healthcheck(const Node& node, Instruction& out);
   bool type_onbuild(const Node& node, Instruction& out);
 
+  std::string_view line_text(uint32_t line);
+
   const std::string& file_;
   const std::string& text_;
   std::vector<Diagnostic>& diagnostics_;
+  std::vector<size_t> line_begins_;   // filled for the first report: finding a line may not cost a walk over the file
+  std::array<size_t, 3> reported_{};  // by severity
 };
 
 // A Go duration such as "1h30m" or "500ms"; nothing when it is not one.

@@ -36,6 +36,24 @@ TEST_CASE("wrong mounts say what is wrong") {
   CHECK(parse_mount("type=bind,tagret=/x", lookup).error().render().find("target") != std::string::npos);
 }
 
+TEST_CASE("a mount is a CSV record") {
+  const auto mount = parse_mount("\"target=/a,b\",\"source=q\"\"a b\"\"q\"", lookup);
+  REQUIRE(mount);
+  CHECK(mount->target == "/a,b");
+  CHECK(mount->source == "qa bq");  // "" is a quote, which the expansion of the value takes off
+  for (const char* bad : {"target=\"/a\"", "\"target=/a", "\"target=/a\"b", "target=/a,"}) {
+    CAPTURE(bad);
+    CHECK_FALSE(parse_mount(bad, lookup));
+  }
+}
+
+TEST_CASE("the graph sees the same from as the step") {
+  CHECK(*mount_from("From=a,target=/x") == "a");
+  CHECK(*mount_from("from=a,target=/x,from=b") == "b");
+  CHECK(*mount_from("\"from=a,b\",target=/x") == "a,b");
+  CHECK(parse_mount("from=a,target=/x,FROM=b", lookup)->from == "b");
+}
+
 TEST_CASE("ports") {
   CHECK(parse_ports({"80", "53/udp", "8000-8002"})->ports == std::vector<std::string>{"53/udp", "80/tcp", "8000/tcp", "8001/tcp", "8002/tcp"});
   for (const char* bad : {"70000", "x", "80/icmp", "9-8"}) {

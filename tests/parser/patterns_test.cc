@@ -20,6 +20,15 @@ TEST_CASE("ignore lists decide as moby/patternmatcher does") {
       {"./a", "a", true},              {"**", "a/b", true},              {"a/**", "a/b/c", true},
       {"a/**/z", "a/z", true},         {"a/**/z", "a/b/c/z", true},      {"a\\*b", "a*b", true},
       {"a\\*b", "axb", false},         {"é", "é", true},                 {"a.b", "axb", false},
+      // "**x" with nothing else special is a suffix, with more it is not.
+      {"**x", "ax", true},             {"**x", "d/ax", true},            {"**x?", "axy", false},
+      {"**/x", "ax", false},           {"**/x", "x", true},              {"a**", "ab/c", true},
+      {"a**", "b/a", false},           {"**", "x", true},                {"a**b", "a/x/b", true},
+      {"a**b", "ab", true},            {"a**b", "axb", false},
+      // One character of "?" may be of several bytes; a byte that is no UTF-8 is one, too.
+      {"?", "é", true},                {"??", "é", false},               {"[à-ü]", "é", true},
+      {"*.txt", "caf\xE9.txt", true},  {"caf?.txt", "caf\xE9.txt", true}, {"caf\xE9.txt", "caf\xE9.txt", true},
+      {"caf\xE9.txt", "caf\xE8.txt", false},
   };
   for (const Row& row : rows) {
     CAPTURE(row.rules);
