@@ -43,6 +43,8 @@ struct ChildPlan {
   std::vector<int> copies;  // room for one descriptor per element of fds
   int first_free_fd = 3;    // above all numbers that fds gives out
   bool new_process_group = false;
+  bool set_umask = false;
+  mode_t umask = 0;
 
   Stage failed_stage = Stage::kNone;
   int failed_errno = 0;
@@ -114,6 +116,7 @@ LAMINA_IN_CHILD int child_main(void* argument) {
       plan.failed_stage = Stage::kDescriptors;
       if (place_descriptors(plan)) {
         plan.failed_stage = Stage::kExec;
+        if (plan.set_umask) ::syscall(SYS_umask, plan.umask);
         reset_signals();
         run_program(plan);
       }
@@ -232,14 +235,35 @@ Result<void> drain(UniqueFd& fd, std::string& text) {
   return {};
 }
 
+// Asks a child, or its whole process group, to end; forces it after two seconds.
+void stop_child(const ChildProcess& child, bool whole_group) {
+  const auto signal = [&](int number) {
+    if (whole_group) {
+      ::kill(-child.pid(), number);
+    } else {
+      child.kill(number);
+    }
+  };
+  signal(SIGTERM);
+  pollfd ended{child.pidfd(), POLLIN, 0};
+  ::poll(&ended, 1, 2000);
+  signal(SIGKILL);
+}
+
 // Reads both streams until the child has ended. Not until their end: a daemon that the child left
 // behind may hold them open for ever.
 Result<void> collect(const ChildProcess& child, UniqueFd& out_fd, std::string& out,
-                     UniqueFd& err_fd, std::string& err) {
+                     UniqueFd& err_fd, std::string& err, const std::stop_token& stop,
+                     bool whole_group) {
   for (bool ended = false; !ended;) {
+    if (stop.stop_requested()) {
+      stop_child(child, whole_group);
+      return Error(ErrorKind::kCancelled, "interrupted");
+    }
     std::array<pollfd, 3> polled{
         {{out_fd.get(), POLLIN, 0}, {err_fd.get(), POLLIN, 0}, {child.pidfd(), POLLIN, 0}}};
-    if (::poll(polled.data(), polled.size(), -1) < 0) {
+    // A stop request wakes no poll.
+    if (::poll(polled.data(), polled.size(), stop.stop_possible() ? 100 : -1) < 0) {
       if (errno == EINTR) continue;
       return system_error(errno, "poll");
     }
@@ -270,6 +294,8 @@ Result<ChildProcess> ChildProcess::spawn(const SpawnOptions& options) {
   plan.copies.resize(plan.fds.size());
   for (const auto& [from, to] : plan.fds) plan.first_free_fd = std::max(plan.first_free_fd, to + 1);
   plan.new_process_group = options.new_process_group;
+  plan.set_umask = options.umask.has_value();
+  plan.umask = options.umask.value_or(0);
 
   const std::unique_ptr<std::byte[]> stack(new std::byte[kChildStackSize]);
   int raw_pidfd = -1;
@@ -318,7 +344,8 @@ void ChildProcess::kill(int signal) const {
   if (pidfd_) ::syscall(SYS_pidfd_send_signal, pidfd_.get(), signal, nullptr, 0);
 }
 
-Result<std::string> run_and_capture(const SpawnOptions& options, std::string_view standard_input) {
+Result<std::string> run_and_capture(const SpawnOptions& options, std::string_view standard_input,
+                                    const std::stop_token& stop) {
   ASSIGN_OR_RETURN(const UniqueFd input, input_file(standard_input));
   ASSIGN_OR_RETURN(Pipe out_pipe, make_pipe());
   ASSIGN_OR_RETURN(Pipe err_pipe, make_pipe());
@@ -330,7 +357,8 @@ Result<std::string> run_and_capture(const SpawnOptions& options, std::string_vie
   out_pipe.write_end.reset();
   err_pipe.write_end.reset();
   std::string out, err;
-  RETURN_IF_ERROR(collect(child, out_pipe.read_end, out, err_pipe.read_end, err));
+  RETURN_IF_ERROR(collect(child, out_pipe.read_end, out, err_pipe.read_end, err, stop,
+                          options.new_process_group));
   ASSIGN_OR_RETURN(const ExitStatus status, child.wait());
   if (status.success()) return out;
 

@@ -4,6 +4,7 @@
 #include <sys/types.h>
 
 #include <optional>
+#include <stop_token>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -33,6 +34,7 @@ struct SpawnOptions {
   // given here; all others are closed on exec.
   std::vector<std::pair<int, int>> fds;
   bool new_process_group = false;
+  std::optional<mode_t> umask;    // nothing: inherited
 };
 
 // Owns a child through a pidfd; the destructor kills it with SIGKILL and reaps it.
@@ -61,8 +63,10 @@ class ChildProcess {
 };
 
 // Runs to the end and returns its standard output; fails with kStepFailed and the program's
-// standard error in the message when it does not exit with 0.
+// standard error in the message when it does not exit with 0. After a stop request the child (with
+// new_process_group everything it started) is ended and the result is kCancelled.
 Result<std::string> run_and_capture(const SpawnOptions& options,
-                                    std::string_view standard_input = {});
+                                    std::string_view standard_input = {},
+                                    const std::stop_token& stop = {});
 
 }  // namespace lamina
