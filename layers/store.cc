@@ -184,6 +184,36 @@ Result<void> Store::remove_blob(const oci::Digest& digest) {
   return {};
 }
 
+Result<oci::Descriptor> Store::add_blob(ByteSource& content, const std::optional<oci::Digest>& expected) {
+  ASSIGN_OR_RETURN(ScratchFile file, ScratchFile::create(impl_->scratch));
+  HashingWriter hash(file.fd());
+  auto copied = copy_stream(content, hash);
+  if (!copied) return full_disk_note(std::move(copied).error());
+  auto summary = hash.finish();
+  if (!summary) return full_disk_note(std::move(summary).error());
+  oci::Descriptor descriptor;
+  descriptor.digest = oci::Digest::from_bytes(summary->sha256);
+  descriptor.size = summary->size;
+  if (expected && descriptor.digest != *expected) {
+    return Error(ErrorKind::kCorrupt, fmt::format("digest mismatch: got {} (expected: {})", descriptor.digest.text(), expected->text()));
+  }
+  RETURN_IF_ERROR(file.publish(impl_->blob_path(descriptor.digest), descriptor.size));
+  return descriptor;
+}
+
+Result<std::string> Store::checked_blob_path(const oci::Digest& digest) {
+  const std::string path = impl_->blob_path(digest);
+  const Error absent(ErrorKind::kNotFound, fmt::format("blob {} is not in the store", digest.text()));
+  auto fd = open_at(AT_FDCWD, path, O_RDONLY);
+  if (!fd) return absent;
+  FdSource source(*std::move(fd));
+  HashingWriter hash(-1);
+  RETURN_IF_ERROR(copy_stream(source, hash));
+  ASSIGN_OR_RETURN(const StreamSummary summary, hash.finish());
+  if (oci::Digest::from_bytes(summary.sha256) != digest) return absent;
+  return path;
+}
+
 // --- names ------------------------------------------------------------------------------------------
 
 namespace {

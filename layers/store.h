@@ -9,6 +9,7 @@
 //   images/<sha256 of name>   name → descriptor (JSON)
 //   records/<2 hex>/<key>     build records, opaque here
 //   indexes/<name>            caches of the builder (context stat index), opaque here
+//   git/<sha256 of url>/      bare repositories of the builder's git sources, opaque here
 //   tmp/                      half-made things; what no living process owns is removed at open
 //
 // Everything appears by rename. A layer's meta names the boot (/proc/sys/kernel/random/boot_id) in which it
@@ -93,6 +94,11 @@ class Store : public oci::BlobSource, public oci::BlobSink {
   Result<std::unique_ptr<ByteSource>> open_blob(const oci::Descriptor& descriptor) override;
   Result<std::unique_ptr<oci::BlobWriter>> create_blob(const oci::Descriptor& descriptor) override;
   Result<void> remove_blob(const oci::Digest& digest);
+  // Keeps bytes whose digest is not known before; the descriptor has no media type. With `expected` other bytes are
+  // kCorrupt and are not kept.
+  Result<oci::Descriptor> add_blob(ByteSource& content, const std::optional<oci::Digest>& expected);
+  // The path of a blob's file, after its bytes were checked; kNotFound when it is not here or is damaged.
+  Result<std::string> checked_blob_path(const oci::Digest& digest);
 
   // --- layers ----------------------------------------------------------------------------------
   Result<PendingLayer> begin_layer();

@@ -146,7 +146,7 @@ Result<uint64_t> Store::Impl::sweep(bool all, const LayersOfRecord& layers_of_re
   for (const ImageRecord& image : records) RETURN_IF_ERROR_WITH(marker.mark(image.descriptor), "looking at " + image.name);
   if (all) {
     for (const char* room : {"/records", "/indexes"}) RETURN_IF_ERROR(sweeper.empty(path + room));
-    RETURN_IF_ERROR(sweeper.remove(path + "/cache-mounts"));
+    for (const char* room : {"/cache-mounts", "/git"}) RETURN_IF_ERROR(sweeper.remove(path + room));
   } else {
     RETURN_IF_ERROR(mark_records(*self, marker, layers_of_record));
   }
