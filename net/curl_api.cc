@@ -18,7 +18,7 @@ Result<const CurlApi*> curl_api() {
     return &loaded;
   }();
   if (api == nullptr) {
-    return Error(ErrorKind::kUnsupported, "registries cannot be reached: libcurl.so.4 is not installed").with_note("install it: apt-get install libcurl4");
+    return Error(ErrorKind::kUnsupported, "nothing can be fetched over HTTP: libcurl.so.4 is not installed").with_note("install it: apt-get install libcurl4");
   }
   return api;
 }

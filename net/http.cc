@@ -137,6 +137,8 @@ struct HttpSession::Impl {
       set(CURLOPT_SSL_VERIFYPEER, 0L);
       set(CURLOPT_SSL_VERIFYHOST, 0L);
     }
+    // OpenSSL's own variables, which Go's programs heed too; libcurl would only look at Debian's bundle.
+    if (const char* file = std::getenv("SSL_CERT_FILE"); file != nullptr && *file != 0) set(CURLOPT_CAINFO, file);  // NOLINT(concurrency-mt-unsafe)
     set(CURLOPT_BUFFERSIZE, 256L * 1024);
     set(CURLOPT_UPLOAD_BUFFERSIZE, 512L * 1024);
     set(CURLOPT_TCP_NODELAY, 1L);
@@ -200,9 +202,9 @@ struct HttpSession::Impl {
     Error error(ErrorKind::kUnavailable, text);
     switch (result) {
       case CURLE_COULDNT_RESOLVE_HOST: return std::move(error).with_note("check the host's name, and the DNS of this machine");
-      case CURLE_COULDNT_CONNECT: return Error(ErrorKind::kUnavailable, "connection refused or impossible").with_note("check that the registry runs and that address and port are right");
+      case CURLE_COULDNT_CONNECT: return Error(ErrorKind::kUnavailable, "connection refused or impossible").with_note("check that the server runs and that address and port are right");
       case CURLE_PEER_FAILED_VERIFICATION: return Error(ErrorKind::kDenied, "the server's certificate is not trusted: " + text).with_note("install the CA's certificate on this machine (update-ca-certificates)");
-      case CURLE_SSL_CONNECT_ERROR: return std::move(error).with_note("the server may speak plain HTTP; if that is meant, allow it with --insecure-registry HOST");
+      case CURLE_SSL_CONNECT_ERROR: return std::move(error).with_note("the server may speak plain HTTP; a registry that does is allowed with --insecure-registry HOST");
       case CURLE_OPERATION_TIMEDOUT: return Error(ErrorKind::kUnavailable, fmt::format("no answer: nothing was received for {} seconds", kStallSeconds));
       default: return error;
     }
