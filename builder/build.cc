@@ -13,49 +13,24 @@
 #include "base/text.h"
 #include "base/trace.h"
 #include "builder/assemble.h"
+#include "builder/contexts.h"
+#include "builder/epoch.h"
 #include "builder/outputs.h"
 #include "builder/scheduler.h"
+#include "net/url.h"
 
 namespace lamina::builder {
 
 namespace {
 
-constexpr uint64_t kMaxDockerfile = 16 << 20;
 // RUNs mostly wait for their commands, so more of them than cores go on at once.
 constexpr unsigned kParallelSteps = 16;
 
-struct LoadedDockerfile {
-  parser::Dockerfile dockerfile;
-  std::string path;  // empty for standard input
-};
-
-Result<std::string> read_dockerfile(const BuildRequest& request, std::string& path) {
-  if (request.dockerfile == "-") return read_fd(STDIN_FILENO, kMaxDockerfile);
-  path = request.dockerfile;
-  if (path.empty()) {
-    path = request.context + "/Dockerfile";
-    // As docker: a lower-case name is found too.
-    if (::access(path.c_str(), F_OK) != 0 && ::access((request.context + "/dockerfile").c_str(), F_OK) == 0) path = request.context + "/dockerfile";
-    if (::access(path.c_str(), F_OK) != 0 && ::access((request.context + "/Containerfile").c_str(), F_OK) == 0) path = request.context + "/Containerfile";
-  }
-  auto text = read_file(AT_FDCWD, path, kMaxDockerfile);
-  if (!text && text.error().error_number() == ENOENT) {
-    if (::access(request.context.c_str(), F_OK) != 0) {
-      return Error(ErrorKind::kInvalidInput, fmt::format("the build context {} does not exist", request.context));
-    }
-    return Error(ErrorKind::kInvalidInput, fmt::format("there is no Dockerfile at {}", path)).with_note("name it with -f FILE");
-  }
-  return text;
-}
-
 // Everything about the file itself: all its errors at once.
-Result<LoadedDockerfile> load_dockerfile(const BuildRequest& request, EventHub& events) {
-  LoadedDockerfile loaded;
-  VertexScope vertex(events, "[internal] load build definition from " + (request.dockerfile.empty() ? "Dockerfile" : request.dockerfile));
-  ASSIGN_OR_RETURN(std::string text, read_dockerfile(request, loaded.path));
-  std::string shown = request.dockerfile == "-" ? "-" : loaded.path;
-  if (shown.compare(0, 2, "./") == 0) shown = shown.substr(2);
-  parser::ParsedDockerfile parsed = parser::parse_dockerfile(shown, std::move(text));
+Result<parser::Dockerfile> load_dockerfile(const BuildRequest& request, Contexts& contexts, EventHub& events) {
+  VertexScope vertex(events, "[internal] load build definition from " + (request.dockerfile.empty() ? "Dockerfile" : printable(net::redacted(request.dockerfile))));
+  ASSIGN_OR_RETURN(DockerfileText loaded, contexts.dockerfile());
+  parser::ParsedDockerfile parsed = parser::parse_dockerfile(loaded.shown, std::move(loaded.text));
   size_t errors = 0;
   for (const Diagnostic& d : parsed.diagnostics) {
     if (d.severity == Severity::kError) {
@@ -71,9 +46,8 @@ Result<LoadedDockerfile> load_dockerfile(const BuildRequest& request, EventHub& 
     }
     return error;
   }
-  loaded.dockerfile = std::move(parsed.dockerfile);
   vertex.done();
-  return loaded;
+  return std::move(parsed.dockerfile);
 }
 
 registry::ClientOptions client_options(const BuildRequest& request, EventHub& events, std::stop_token stop) {
@@ -95,6 +69,9 @@ class Build {
         on_stop_(std::move(stop), [this] { stop_.request_stop(); }),
         client_(client_options(request, events_, stop_.get_token())),
         resolver_(store, client_, request.pull),
+        files_(store, request_, stop_.get_token(), [this](const std::string& text) { events_.warning(text); }),
+        repositories_(store, request_, stop_.get_token()),
+        contexts_(store, request_, files_, repositories_, events_),
         pool_(request.jobs != 0 ? request.jobs : std::max(2U, std::thread::hardware_concurrency())) {
     resolver_.on_lookup([this](const std::string& name) { lookups_.lock()->insert(name); });
   }
@@ -104,8 +81,8 @@ class Build {
 
  private:
   Result<void> parse_names();
-  Result<Plan> plan(const LoadedDockerfile& loaded, const oci::Platform& platform);
-  Result<oci::Image> build_platform(const LoadedDockerfile& loaded, const oci::Platform& platform, BuildResult& result);
+  Result<Plan> plan(const parser::Dockerfile& dockerfile, const oci::Platform& platform);
+  Result<oci::Image> build_platform(const parser::Dockerfile& dockerfile, const oci::Platform& platform, BuildResult& result);
   Result<void> execute(const Plan& plan, Executor& executor, BuildResult& result);
   Result<void> tag(const std::vector<oci::Image>& images, BuildResult& result);
   Result<void> send_out(const std::vector<oci::Image>& images, BuildResult& result);
@@ -124,34 +101,17 @@ class Build {
   Guarded<std::set<std::string>> lookups_;
   registry::Client client_;
   ImageResolver resolver_;
+  RemoteFiles files_;
+  GitRepositories repositories_;
+  Contexts contexts_;
   std::vector<oci::Reference> tags_;
   std::vector<oci::Reference> push_names_;
-  std::optional<Contexts> contexts_;
   int first_vertex_ = 0;
   ThreadPool pool_;
   // Digests and compression of finished layers, while later steps run. They wait for tasks of pool_, so
   // they have threads of their own.
   ThreadPool background_{2};
 };
-
-// A global ARG of the Dockerfile gives the time unless the command line or the environment did.
-Result<void> apply_epoch_argument(const parser::Dockerfile& dockerfile, BuildRequest& request) {
-  for (const parser::Instruction& i : dockerfile.global_args) {
-    const auto* arg = std::get_if<parser::Arg>(&i.body);
-    if (arg == nullptr || request.source_date_epoch) continue;
-    for (const parser::Arg::Item& item : arg->items) {
-      if (item.name.text != "SOURCE_DATE_EPOCH" || !item.value || item.value->text.empty()) continue;
-      const auto seconds = parse_int(item.value->text);
-      if (!seconds || *seconds < 0) {
-        std::string message = fmt::format("invalid SOURCE_DATE_EPOCH: {}", printable(item.value->text));
-        Diagnostic d = parser::diagnostic_at(dockerfile, Severity::kError, item.value->range, message, {"it is a number of seconds since 1970"});
-        return Error(ErrorKind::kInvalidInput, std::move(message)).with_diagnostic(std::move(d));
-      }
-      request.source_date_epoch = *seconds;
-    }
-  }
-  return {};
-}
 
 Error Build::cancelled_or(Error error) const {
   if (error.kind() == ErrorKind::kCancelled) return Error(ErrorKind::kCancelled, "interrupted");
@@ -201,9 +161,9 @@ layers::CompressionOptions Build::push_compression() const {
   return {};
 }
 
-Result<Plan> Build::plan(const LoadedDockerfile& loaded, const oci::Platform& platform) {
+Result<Plan> Build::plan(const parser::Dockerfile& dockerfile, const oci::Platform& platform) {
   const TraceSpan span("plan", "plan");
-  auto made = make_plan(loaded.dockerfile, request_, platform, resolver_);
+  auto made = make_plan(dockerfile, request_, platform, resolver_);
   for (const std::string& name : *lookups_.lock()) {
     VertexScope vertex(events_, "[internal] load metadata for " + name);
     if (made) vertex.done();
@@ -240,15 +200,16 @@ Result<void> Build::execute(const Plan& plan, Executor& executor, BuildResult& r
   return run_plan(plan, executor, kParallelSteps, stop_, events);
 }
 
-Result<oci::Image> Build::build_platform(const LoadedDockerfile& loaded, const oci::Platform& platform, BuildResult& result) {
-  ASSIGN_OR_RETURN(const Plan made, plan(loaded, platform));
+Result<oci::Image> Build::build_platform(const parser::Dockerfile& dockerfile, const oci::Platform& platform, BuildResult& result) {
+  ASSIGN_OR_RETURN(const Plan made, plan(dockerfile, platform));
   first_vertex_ = 0;
   for (const Step& step : made.steps) {
     const int id = events_.announce(step.title, made.stages.at(step.stage).name);
     if (first_vertex_ == 0) first_vertex_ = id;
   }
-  Executor executor({store_, made, request_, *contexts_, pool_,
+  Executor executor({store_, made, request_, contexts_, files_, repositories_, pool_,
                      [this](int step, OutputStream stream, std::string_view bytes) { events_.output(first_vertex_ + step, stream, bytes); },
+                     [this](int step, const std::string& what, uint64_t done, uint64_t total) { events_.progress(first_vertex_ + step, what, done, total); },
                      [this](const std::string& text) { events_.warning(text); }, stop_.get_token()});
   RETURN_IF_ERROR(execute(made, executor, result));
   VertexScope vertex(events_, "exporting to image");
@@ -325,10 +286,10 @@ Result<void> Build::send_out(const std::vector<oci::Image>& images, BuildResult&
 
 Result<std::string> Build::describe() {
   RETURN_IF_ERROR(parse_names());
-  ASSIGN_OR_RETURN(const LoadedDockerfile loaded, load_dockerfile(request_, events_));
+  ASSIGN_OR_RETURN(const parser::Dockerfile dockerfile, load_dockerfile(request_, contexts_, events_));
   std::string text;
   for (const oci::Platform& platform : request_.platforms.empty() ? std::vector{oci::Platform::host()} : request_.platforms) {
-    ASSIGN_OR_RETURN(const Plan made, plan(loaded, platform));
+    ASSIGN_OR_RETURN(const Plan made, plan(dockerfile, platform));
     text += made.describe();
   }
   return text;
@@ -336,15 +297,14 @@ Result<std::string> Build::describe() {
 
 Result<BuildResult> Build::run() {
   RETURN_IF_ERROR(parse_names());
-  ASSIGN_OR_RETURN(const LoadedDockerfile loaded, load_dockerfile(request_, events_));
-  RETURN_IF_ERROR(apply_epoch_argument(loaded.dockerfile, request_));
-  contexts_.emplace(store_, request_, loaded.path);
+  ASSIGN_OR_RETURN(const parser::Dockerfile dockerfile, load_dockerfile(request_, contexts_, events_));
+  RETURN_IF_ERROR(settle_epoch(request_, {dockerfile, contexts_, files_, repositories_, resolver_}));
   BuildResult result;
   std::vector<oci::Image> images;
   for (const oci::Platform& platform : request_.platforms.empty() ? std::vector{oci::Platform::host()} : request_.platforms) {
-    auto image = build_platform(loaded, platform, result);
+    auto image = build_platform(dockerfile, platform, result);
     // What was learnt about the context is worth keeping after a failure too.
-    ignore_error(contexts_->save_indexes(), "only spares reading again");
+    ignore_error(contexts_.save_indexes(), "only spares reading again");
     if (!image) return cancelled_or(std::move(image).error());
     images.push_back(std::move(*image));
   }

@@ -51,13 +51,13 @@ struct SshSpec {
 };
 
 struct BuildRequest {
-  std::string context;                   // directory, or "-" for standard input
-  std::string dockerfile;                // -f; empty: Dockerfile in the context; "-": standard input
+  std::string context;                   // directory, "-" for standard input, URL of a tar, git source
+  std::string dockerfile;                // -f; empty: Dockerfile in the context; "-": standard input; or a URL
   std::string target;
   std::vector<std::string> tags;         // -t
   std::vector<std::pair<std::string, std::optional<std::string>>> build_args;  // no value: from our environment
   std::map<std::string, std::string> labels;
-  std::map<std::string, std::string> build_contexts;  // name → path | docker-image://… | oci-layout://…
+  std::map<std::string, std::string> build_contexts;  // name → docker-image://…, oci-layout://…, or what `context` takes
   std::vector<oci::Platform> platforms;  // empty: the host's
   std::vector<OutputSpec> outputs;       // empty: the store
   bool push = false;                     // --push: every tag
@@ -75,6 +75,7 @@ struct BuildRequest {
   std::string auth_file;
   std::vector<std::string> insecure_registries;
   std::optional<int64_t> source_date_epoch;  // seconds; --build-arg SOURCE_DATE_EPOCH and the environment set it
+  std::string source_date_epoch_name;    // or this says where it is from: "context", a named context, a stage
   unsigned jobs = 0;                     // parallel compute tasks; 0: the number of cores
 };
 

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "base/stream.h"
 #include "base/thread_pool.h"
 #include "base/time.h"
 #include "builder/key.h"
@@ -36,6 +37,8 @@ struct SelectedSource {
   std::vector<SelectedFile> parent_directories;  // --parents: metadata of the directories in the prefix
   std::shared_ptr<const SourceTree> tree;
   std::shared_ptr<const std::string> inline_content;  // a heredoc; then `files` is empty
+  size_t order = 0;           // of the source in the instruction; heredocs come last
+  bool remote = false;        // from ADD's network: unpacked only when asked for
   // ADD unpacked this archive: the tree is the extracted content, which must outlive the layer's making.
   bool archive = false;
 };
@@ -72,7 +75,21 @@ Result<bool> is_archive(const SourceTree& tree, const std::string& path);
 // Unpacks it into `directory` and gives the result as a tree. Hostile archives stay inside.
 Result<std::shared_ptr<const SourceTree>> unpack_archive(const SourceTree& tree, const std::string& path,
                                                          const std::string& directory);
-// Everything below the root of a tree, as one selected directory.
-Result<SelectedSource> select_whole_tree(std::shared_ptr<const SourceTree> tree, std::string named);
+// Everything below the root of a tree, as one selected directory, less what `excludes` (--exclude) match.
+Result<SelectedSource> select_whole_tree(std::shared_ptr<const SourceTree> tree, std::string named,
+                                         const std::vector<std::string>& excludes = {});
+
+// Whether the first bytes (512 at least, or all) of a stream are those of a tar or of something compressed.
+bool starts_like_archive(std::string_view head);
+enum class Unpacking {
+  kLayer,    // owners and device nodes as they stand in the archive
+  kContext,  // everything root's; device nodes and fifos are left out
+};
+struct UnpackedArchive {
+  std::optional<Timestamp> newest;    // time of the newest regular file
+  std::vector<std::string> left_out;
+};
+// Unpacks a tar of any compression into an empty directory. `what` names it in messages. kCorrupt when it is none.
+Result<UnpackedArchive> unpack_stream(ByteSource& source, const std::string& what, const std::string& directory, Unpacking purpose);
 
 }  // namespace lamina::builder

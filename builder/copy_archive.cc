@@ -16,6 +16,11 @@ namespace {
 
 bool starts_with(std::string_view bytes, std::string_view magic) { return bytes.substr(0, magic.size()) == magic; }
 
+bool is_compressed(std::string_view head) {
+  using namespace std::string_view_literals;
+  return starts_with(head, "\x1f\x8b"sv) || starts_with(head, "BZh"sv) || starts_with(head, "\xFD\x37zXZ\0"sv) || starts_with(head, "\x28\xB5\x2F\xFD"sv);
+}
+
 // A tar header's checksum: the sum of its bytes with the checksum field as blanks. POSIX ustar.
 bool is_tar_header(std::string_view block) {
   if (block.size() < 512) return false;
@@ -93,10 +98,7 @@ Result<bool> is_archive(const SourceTree& tree, const std::string& path) {
   if (n < 0) return system_error(errno, "read", path);
   head.resize(static_cast<size_t>(n));
   if (is_tar_header(head)) return true;
-  using namespace std::string_view_literals;
-  const bool compressed = starts_with(head, "\x1f\x8b"sv) || starts_with(head, "BZh"sv) || starts_with(head, "\xFD\x37zXZ\0"sv) ||
-                          starts_with(head, "\x28\xB5\x2F\xFD"sv);
-  if (!compressed) return false;
+  if (!is_compressed(head)) return false;
   // Compressed, but maybe no tar: a single .gz file is copied as it is.
   FdSource source(std::move(fd));
   auto reader = ArchiveReader::open(source);
@@ -108,21 +110,44 @@ Result<bool> is_archive(const SourceTree& tree, const std::string& path) {
   return first && first->has_value();
 }
 
+bool starts_like_archive(std::string_view head) {
+  const bool empty_tar = head.size() >= 512 && head.find_first_not_of('\0') == std::string_view::npos;
+  return is_tar_header(head) || is_compressed(head) || empty_tar;
+}
+
+Result<UnpackedArchive> unpack_stream(ByteSource& source, const std::string& what, const std::string& directory, Unpacking purpose) {
+  const std::string doing = "unpacking the archive " + what;
+  auto opened = ArchiveReader::open(source);
+  if (!opened) return std::move(opened).error().with_context(doing);
+  const std::unique_ptr<ArchiveReader> reader = std::move(*opened);
+  ASSIGN_OR_RETURN(const UniqueFd root, open_directory(AT_FDCWD, directory));
+  layers::SnapshotWriter writer(root.get(), nullptr);
+  UnpackedArchive result;
+  while (true) {
+    ASSIGN_OR_RETURN_WITH(const std::optional<ArchiveMember> member, reader->next(), doing);
+    if (!member) break;
+    ASSIGN_OR_RETURN_WITH(layers::Entry entry, entry_of(*member), doing);
+    if (entry.path.empty()) continue;  // the archive's own root does not change the destination
+    if (entry.type == EntryType::kFile && (!result.newest || entry.mtime > *result.newest)) result.newest = entry.mtime;
+    if (purpose == Unpacking::kContext) {
+      // A context has no owners, and device nodes could not be made on every machine.
+      entry.uid = entry.gid = 0;
+      if (entry.type == EntryType::kCharDevice || entry.type == EntryType::kBlockDevice || entry.type == EntryType::kFifo) {
+        result.left_out.push_back(entry.path);
+        continue;
+      }
+    }
+    MemberSource content(*reader);
+    RETURN_IF_ERROR_WITH(writer.add(entry, &content), doing);
+  }
+  RETURN_IF_ERROR(writer.finish());
+  return result;
+}
+
 Result<std::shared_ptr<const SourceTree>> unpack_archive(const SourceTree& tree, const std::string& path, const std::string& directory) {
   ASSIGN_OR_RETURN(UniqueFd fd, tree.opener()->open_file(path));
   FdSource source(std::move(fd));
-  ASSIGN_OR_RETURN(const std::unique_ptr<ArchiveReader> reader, ArchiveReader::open(source));
-  ASSIGN_OR_RETURN(const UniqueFd root, open_directory(AT_FDCWD, directory));
-  layers::SnapshotWriter writer(root.get(), nullptr);
-  while (true) {
-    ASSIGN_OR_RETURN_WITH(const std::optional<ArchiveMember> member, reader->next(), "unpacking the archive " + path);
-    if (!member) break;
-    ASSIGN_OR_RETURN(const layers::Entry entry, entry_of(*member));
-    if (entry.path.empty()) continue;  // the archive's own root does not change the destination
-    MemberSource content(*reader);
-    RETURN_IF_ERROR_WITH(writer.add(entry, &content), "unpacking the archive " + path);
-  }
-  RETURN_IF_ERROR(writer.finish());
+  RETURN_IF_ERROR(unpack_stream(source, path, directory, Unpacking::kLayer));
   ASSIGN_OR_RETURN(std::shared_ptr<layers::RootfsView> view, layers::RootfsView::open({directory}));
   return tree_of_view(std::move(view), "archive");
 }

@@ -35,11 +35,17 @@ class Selector {
 
   Result<Selection> run() {
     ASSIGN_OR_RETURN(excludes_, parser::IgnoreList::from_patterns(copy_.excludes));
-    for (const parser::Word& source : copy_.sources) RETURN_IF_ERROR(select(source));
+    for (size_t i = 0; i < copy_.sources.size(); ++i) {
+      if (copy_.remotes.contains(i)) continue;  // the executor's
+      const size_t before = selection_.sources.size();
+      RETURN_IF_ERROR(select(copy_.sources[i]));
+      for (size_t k = before; k < selection_.sources.size(); ++k) selection_.sources[k].order = i;
+    }
     for (const auto& [name, content] : copy_.inline_files) {
       SelectedSource file;
       file.named = "<<" + name;
       file.base_name = name;
+      file.order = copy_.sources.size();
       file.inline_content = std::make_shared<const std::string>(content);
       selection_.sources.push_back(std::move(file));
     }
@@ -317,9 +323,10 @@ void add_selection_inputs(const Selection& selection, KeyInputs& inputs) {
   }
 }
 
-Result<SelectedSource> select_whole_tree(std::shared_ptr<const SourceTree> tree, std::string named) {
+Result<SelectedSource> select_whole_tree(std::shared_ptr<const SourceTree> tree, std::string named, const std::vector<std::string>& excludes) {
   const Step step;
   CopyStep copy;
+  copy.excludes = excludes;
   copy.sources.push_back({"/", {}});
   ASSIGN_OR_RETURN(Selection selection, Selector(copy, step, std::move(tree)).run());
   SelectedSource whole = std::move(selection.sources.front());

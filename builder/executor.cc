@@ -201,6 +201,7 @@ Result<Outcome> Executor::execute_body(const Step& step, const CopyStep& copy) {
   inputs.add("chown", copy.chown);
   inputs.add("chmod", copy.chmod);
   inputs.add("options", fmt::format("link={} parents={} unpack={} if-exists={}", copy.link, copy.parents, copy.unpack, copy.if_exists));
+  if (copy.unpack_remote) inputs.add("unpack", "remote files too");
   for (const std::string& exclude : copy.excludes) inputs.add("exclude", exclude);
 
   // Files of a stage whose own steps are known to be the same need not be read at all.
@@ -213,13 +214,19 @@ Result<Outcome> Executor::execute_body(const Step& step, const CopyStep& copy) {
     if (auto hit = recorded(step, by_definition)) return std::move(*hit);
   }
 
-  ASSIGN_OR_RETURN(const std::shared_ptr<const SourceTree> tree, tree_of(copy.from, step.stage));
+  ASSIGN_OR_RETURN(std::vector<RemotePart> remotes, look_up_remotes(step, copy));
+  add_remote_inputs(copy, remotes, inputs);
+  std::shared_ptr<const SourceTree> tree;
+  if (copy.remotes.size() < copy.sources.size()) {
+    ASSIGN_OR_RETURN(tree, tree_of(copy.from, step.stage));
+  }
   auto selected = select_sources(copy, step, tree, env_.pool);
   if (!selected) return at_instruction(step, std::move(selected).error());
   for (const std::string& warning : selected->warnings) env_.warning(warning);
   add_selection_inputs(*selected, inputs);
   auto outcome = recorded(step, inputs);
   if (!outcome) {
+    ASSIGN_OR_RETURN(const std::vector<GitCheckout> checkouts, fetch_remotes(step, copy, remotes, *selected));
     auto layer = copy_files(step, copy, *selected);
     if (!layer) return at_instruction(step, std::move(layer).error());
     ASSIGN_OR_RETURN(outcome, record(step, inputs, std::move(*layer)));
@@ -241,8 +248,9 @@ Result<layers::LayerId> Executor::copy_files(const Step& step, const CopyStep& c
 
   // Archives are unpacked beside the layer; their files live until it is made.
   std::vector<layers::PendingLayer> unpacked;
-  if (copy.unpack && copy.from.kind == SourceRef::Kind::kContext) {
+  if ((copy.unpack || copy.unpack_remote) && copy.from.kind == SourceRef::Kind::kContext) {
     for (SelectedSource& source : selection.sources) {
+      if (source.remote ? !copy.unpack_remote : !copy.unpack) continue;
       if (source.directory || source.inline_content || source.files.front().info.type != EntryType::kFile) continue;
       const std::string path = source.files.front().path;
       ASSIGN_OR_RETURN(const bool archive, is_archive(*source.tree, path));

@@ -12,9 +12,12 @@
 #include "base/guarded.h"
 #include "base/thread_pool.h"
 #include "builder/context.h"
+#include "builder/contexts.h"
 #include "builder/copy.h"
+#include "builder/git.h"
 #include "builder/key.h"
 #include "builder/plan.h"
+#include "builder/remote_files.h"
 
 namespace lamina::builder {
 
@@ -26,29 +29,6 @@ struct Outcome {
   std::string why;  // of a miss: the inputs that differ
 };
 
-// The contexts of a build, opened when first needed. Any thread.
-class Contexts {
- public:
-  Contexts(layers::Store& store, const BuildRequest& request, std::string dockerfile_path)
-      : store_(store), request_(request), dockerfile_path_(std::move(dockerfile_path)) {}
-  // "" is the main context. kNotFound for a missing directory.
-  Result<std::shared_ptr<const SourceTree>> get(const std::string& name);
-  // Keeps what was learnt about the files.
-  Result<void> save_indexes();
-
- private:
-  struct Opened {
-    std::shared_ptr<const SourceTree> tree;
-    std::shared_ptr<DigestIndex> index;
-  };
-  Result<Opened> open(const std::string& name);
-
-  layers::Store& store_;
-  const BuildRequest& request_;
-  std::string dockerfile_path_;
-  Guarded<std::map<std::string, Opened>> opened_;
-};
-
 // Any thread; steps may run at the same time when all that they need is done.
 class Executor {
  public:
@@ -57,8 +37,11 @@ class Executor {
     const Plan& plan;
     const BuildRequest& request;
     Contexts& contexts;
+    RemoteFiles& files;
+    GitRepositories& repositories;
     ThreadPool& pool;             // short compute tasks
     std::function<void(int step, OutputStream, std::string_view)> output;
+    std::function<void(int step, const std::string& what, uint64_t done, uint64_t total)> progress;
     std::function<void(const std::string&)> warning;
     std::stop_token stop;
   };
@@ -96,6 +79,19 @@ class Executor {
   Result<void> add_mount_inputs(const Step& step, const RunStep& run, KeyInputs& inputs);
   Result<layers::LayerId> run_command(const Step& step, const RunStep& run);
   Result<layers::LayerId> copy_files(const Step& step, const CopyStep& copy, Selection& selection);
+
+  // executor_add.cc: a source of the network after its server was asked, before its bytes are here.
+  struct RemotePart {
+    size_t order = 0;  // index in CopyStep::sources
+    std::variant<RemoteFile, GitRevision> found;
+  };
+  Result<std::vector<RemotePart>> look_up_remotes(const Step& step, const CopyStep& copy);
+  void add_remote_inputs(const CopyStep& copy, const std::vector<RemotePart>& parts, KeyInputs& inputs) const;
+  // Adds them to the selection; the files of git sources live as long as the result.
+  Result<std::vector<GitCheckout>> fetch_remotes(const Step& step, const CopyStep& copy, std::vector<RemotePart>& parts, Selection& selection);
+  static Result<SelectedSource> select_file(const std::string& url, const RemoteFile& file, const std::string& path, const std::vector<std::string>& excludes);
+  bool commit_times(const GitSource& source) const;
+  RemoteFiles::Progress progress_of(const Step& step, const parser::Word& source) const;
 
   Environment env_;
   RecordBook records_;

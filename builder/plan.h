@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "builder/build.h"
+#include "builder/git_source.h"
 #include "builder/images.h"
 #include "oci/image_config.h"
 #include "parser/instructions.h"
@@ -46,10 +47,21 @@ struct RunStep {
   std::vector<PlannedMount> mounts;
 };
 
+// ADD of a URL or a git repository.
+struct HttpSource {
+  std::string url;
+  std::optional<oci::Digest> checksum;
+};
+struct RemoteSource {
+  std::variant<HttpSource, GitSource> from;
+  bool keep_git_dir = false;  // git
+};
+
 struct CopyStep {
   bool is_add = false;
   SourceRef from;
   std::vector<parser::Word> sources;  // expanded texts at their places
+  std::map<size_t, RemoteSource> remotes;  // by index in `sources`: those that are no paths
   std::vector<std::pair<std::string, std::string>> inline_files;  // heredocs: name, content
   std::string destination;            // absolute, a trailing "/" is significant
   std::string chown;                  // expanded, or empty
@@ -59,6 +71,7 @@ struct CopyStep {
   bool parents = false;
   bool if_exists = false;
   bool unpack = false;
+  bool unpack_remote = false;         // --unpack was written: files from URLs too
   std::vector<std::string> excludes;
 };
 

@@ -6,6 +6,7 @@
 #include <cstdlib>
 
 #include "base/text.h"
+#include "builder/contexts.h"
 #include "builder/internal/planner_scope.h"
 
 namespace lamina::builder::internal {
@@ -216,7 +217,7 @@ Result<SourceRef> Planner::source_ref(StageScope& scope, const parser::Instructi
     return ref;
   }
   const auto named = request_.build_contexts.find(name);
-  if (named != request_.build_contexts.end() && named->second.find("://") == std::string::npos) {
+  if (named != request_.build_contexts.end() && !is_image_context(named->second)) {
     ref.kind = SourceRef::Kind::kNamedContext;
     return ref;
   }
@@ -265,16 +266,21 @@ Result<void> Planner::resolve_base(StageScope& scope) {
     stage.arg_names = base.arg_names;
     return {};
   }
-  if (name == "scratch" && !request_.build_contexts.contains(name)) {
+  return resolve_root(scope, name, platform);
+}
+
+// What stands for a base that is no stage: nothing, an image, or the files of a named context.
+Result<void> Planner::resolve_root(StageScope& scope, const std::string& name, const oci::Platform& platform) {
+  const parser::Instruction& i = scope.source.from;
+  const auto& from = std::get<parser::From>(i.body);
+  PlannedStage& stage = scope.stage;
+  const auto named = request_.build_contexts.find(name);
+  const bool files = named != request_.build_contexts.end() && !is_image_context(named->second);
+  if (files || (name == "scratch" && named == request_.build_contexts.end())) {
     stage.config.platform = platform;
     stage.config.env = {"PATH=" + std::string(kDefaultPath)};
     stage.config.working_dir = "/";
   } else {
-    if (const auto named = request_.build_contexts.find(name);
-        named != request_.build_contexts.end() && named->second.find("://") == std::string::npos) {
-      return complaints_.fail(i, from.image.range, fmt::format("the named context \"{}\" is a directory and cannot be a base image", name),
-                              {"use --build-context " + name + "=oci-layout://PATH or docker-image://NAME, or COPY --from=" + name});
-    }
     ASSIGN_OR_RETURN(stage.base_image, add_image(name, platform, i, from.image.range));
     stage.config = plan_.images[static_cast<size_t>(stage.base_image)].config;
     stage.config.created.clear();
@@ -285,6 +291,16 @@ Result<void> Planner::resolve_base(StageScope& scope) {
     const size_t eq = e.find('=');
     set_variable(stage.env, e.substr(0, eq), eq == std::string::npos ? "" : e.substr(eq + 1));
   }
+  if (files) {
+    Step step;
+    CopyStep copy;
+    copy.from.kind = SourceRef::Kind::kNamedContext;
+    copy.from.name = name;
+    copy.sources.push_back({"/", from.image.range});
+    copy.destination = "/";
+    step.body = std::move(copy);
+    add_step(scope, i, std::move(step), "COPY / /");
+  }
   return {};
 }
 
@@ -293,6 +309,12 @@ Result<void> Planner::evaluate_stage(int index) {
   StageScope scope{dockerfile_.stages[static_cast<size_t>(index)], {}};
   scope.stage.index = index;
   scope.stage.name = scope.source.name;
+  if (!scope.stage.name.empty() && request_.build_contexts.contains(scope.stage.name)) {
+    // A named context with the name of a stage stands for the whole stage (dockerfile-language 1.5).
+    RETURN_IF_ERROR(resolve_root(scope, scope.stage.name, plan_.platform));
+    plan_.stages.emplace(index, std::move(scope.stage));
+    return {};
+  }
   RETURN_IF_ERROR(resolve_base(scope));
   const std::vector<std::string> triggers = std::exchange(scope.stage.config.on_build, {});
   const std::string origin = scope.stage.base_image >= 0 ? plan_.images[static_cast<size_t>(scope.stage.base_image)].name

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "base/text.h"
+#include "net/url.h"
 #include "builder/internal/planner_scope.h"
 
 namespace lamina::builder::internal {
@@ -226,22 +227,80 @@ Result<void> Planner::apply_body(StageScope& scope, const parser::Instruction&, 
 
 namespace {
 
-bool is_remote_source(const std::string& text) {
-  const auto starts = [&](std::string_view p) { return text.compare(0, p.size(), p) == 0; };
-  return starts("http://") || starts("https://") || starts("git://") || starts("ssh://") || starts("git@") || starts("git+https://");
-}
+bool is_http_source(const std::string& text) { return text.compare(0, 7, "http://") == 0 || text.compare(0, 8, "https://") == 0; }
 
 std::string copy_history(const CopyStep& step) {
   std::string text = step.is_add ? "ADD" : "COPY";
   if (step.parents) text += " --parents";
   if (!step.chown.empty()) text += " --chown=" + step.chown;
   if (!step.chmod.empty()) text += " --chmod=" + step.chmod;
-  for (const parser::Word& s : step.sources) text += " " + s.text;
+  // The image must not show a password.
+  for (const parser::Word& s : step.sources) text += " " + net::redacted(s.text);
   for (const auto& file : step.inline_files) text += " <<" + file.first;
   return text + " " + step.destination;
 }
 
 }  // namespace
+
+// `checksum` is --checksum after expansion, or empty.
+Result<RemoteSource> Planner::git_remote(const parser::Instruction& i, const parser::Copy& body, GitSource from, SourceRange range, const std::string& checksum) {
+  if (body.keep_git_dir && from.keep_git_dir && *body.keep_git_dir != *from.keep_git_dir) {
+    return complaints_.fail(i, range, "--keep-git-dir and the source's own keep-git-dir say different things");
+  }
+  RemoteSource remote;
+  remote.keep_git_dir = body.keep_git_dir.value_or(from.keep_git_dir.value_or(false));
+  if (!checksum.empty()) {
+    const std::string wanted = to_lower(checksum);
+    if (wanted.find_first_not_of("0123456789abcdef") != std::string::npos || wanted.size() > 64) {
+      return complaints_.fail(i, body.checksum->range, fmt::format("\"{}\" is no commit", printable(checksum)), {"the checksum of a git source is the hexadecimal name of a commit, or the beginning of it"});
+    }
+    if (!from.checksum.empty() && from.checksum != wanted) {
+      return complaints_.fail(i, body.checksum->range, fmt::format("--checksum={} and the source's own commit {} differ", wanted, from.checksum));
+    }
+    from.checksum = wanted;
+  }
+  remote.from = std::move(from);
+  return remote;
+}
+
+Result<RemoteSource> Planner::http_remote(const parser::Instruction& i, const parser::Copy& body, const parser::Word& source, const std::string& checksum) {
+  const auto url = net::Url::parse(source.text);
+  if (!url) return complaints_.fail(i, source.range, url.error().message(), url.error().notes());
+  if (url->host.empty()) return complaints_.fail(i, source.range, fmt::format("the URL {} has no host", printable(source.text)));
+  HttpSource http{source.text, std::nullopt};
+  if (!checksum.empty()) {
+    auto digest = oci::Digest::parse(checksum);
+    if (!digest) return complaints_.fail(i, body.checksum->range, fmt::format("\"{}\" is no checksum of a file", printable(checksum)), {"write --checksum=sha256: and 64 hexadecimal digits"});
+    http.checksum = std::move(*digest);
+  }
+  return RemoteSource{std::move(http), false};
+}
+
+Result<void> Planner::find_remotes(const StageScope& scope, const parser::Instruction& i, const parser::Copy& body, CopyStep& step) {
+  std::string checksum;
+  if (body.checksum) {
+    ASSIGN_OR_RETURN(checksum, expand(scope, i, *body.checksum));
+    if (checksum.empty()) return complaints_.fail(i, body.checksum->range, "the checksum is empty after expansion");
+    if (body.sources.size() != 1 || !body.heredocs.empty()) return complaints_.fail(i, body.checksum->range, "--checksum takes exactly one source", {"write one ADD for each"});
+  }
+  bool any_git = false;
+  // With --from, a path may look like anything.
+  for (size_t at = 0; at < step.sources.size() && !body.from; ++at) {
+    const parser::Word& source = step.sources[at];
+    auto git = parse_git_source(source.text, GitPlace::kDockerfile);
+    if (!git) return complaints_.fail(i, source.range, git.error().message(), git.error().notes());
+    if (!*git && !is_http_source(source.text)) continue;
+    if (!step.is_add) return complaints_.fail(i, source.range, fmt::format("COPY takes no {}", *git ? "git repository" : "URL"), {"ADD does"});
+    any_git = any_git || git->has_value();
+    ASSIGN_OR_RETURN(RemoteSource remote, *git ? git_remote(i, body, std::move(**git), source.range, checksum) : http_remote(i, body, source, checksum));
+    step.remotes.emplace(at, std::move(remote));
+  }
+  if (body.checksum && step.remotes.empty()) return complaints_.fail(i, body.checksum->range, "--checksum is only for URLs and git repositories");
+  if (body.keep_git_dir && !any_git) {
+    plan_.warnings.push_back(parser::diagnostic_at(dockerfile_, Severity::kWarning, i.range, "--keep-git-dir does nothing: no source is a git repository"));
+  }
+  return {};
+}
 
 Result<void> Planner::apply_body(StageScope& scope, const parser::Instruction& i, const parser::Copy& body) {
   CopyStep step;
@@ -250,19 +309,13 @@ Result<void> Planner::apply_body(StageScope& scope, const parser::Instruction& i
   step.link = body.link;
   step.parents = body.parents;
   step.if_exists = body.if_exists;
-  if (body.checksum || body.keep_git_dir.value_or(false)) {
-    return complaints_.fail(i, i.range, fmt::format("unsupported: {} --{} is only for remote sources, which cannot be added yet", i.name, body.checksum ? "checksum" : "keep-git-dir"),
-                            {}, ErrorKind::kUnsupported);
-  }
+  step.unpack_remote = body.is_add && body.unpack.value_or(false);
   Step out;
   for (const parser::Word& source : body.sources) {
     ASSIGN_OR_RETURN(std::string text, expand(scope, i, source));
-    if (step.is_add && is_remote_source(text)) {
-      return complaints_.fail(i, source.range, fmt::format("unsupported: {} of the remote source {} cannot be executed yet", i.name, printable(text)),
-                              {"download it in a RUN, or put the file into the build context"}, ErrorKind::kUnsupported);
-    }
     step.sources.push_back({std::move(text), source.range});
   }
+  RETURN_IF_ERROR(find_remotes(scope, i, body, step));
   const auto lookup = [&](std::string_view name) { return get_variable(scope.stage.env, name); };
   for (const parser::Heredoc& doc : body.heredocs) {
     std::string content = doc.content;

@@ -9,6 +9,7 @@
 
 #include "base/files.h"
 #include "base/text.h"
+#include "builder/contexts.h"
 
 namespace lamina::cli {
 
@@ -100,7 +101,8 @@ Result<std::vector<oci::Platform>> parse_platforms(const std::vector<std::string
   return out;
 }
 
-Result<std::optional<int64_t>> find_epoch(const builder::BuildRequest& request) {
+// A number; or a name that only the build can give a meaning.
+Result<void> find_epoch(builder::BuildRequest& request) {
   std::optional<std::string> text;
   for (const auto& [name, value] : request.build_args) {
     if (name == "SOURCE_DATE_EPOCH" && value) text = value;
@@ -108,10 +110,12 @@ Result<std::optional<int64_t>> find_epoch(const builder::BuildRequest& request) 
   if (!text) {
     if (const char* e = std::getenv("SOURCE_DATE_EPOCH"); e != nullptr && *e != 0) text = e;  // NOLINT(concurrency-mt-unsafe)
   }
-  if (!text || text->empty()) return std::optional<int64_t>();
+  if (!text || text->empty()) return {};
   const auto seconds = parse_int(*text);
-  if (!seconds || *seconds < 0) return bad(fmt::format("SOURCE_DATE_EPOCH \"{}\" is not a number of seconds since 1970", printable(*text)));
-  return std::optional(*seconds);
+  if (seconds && *seconds < 0) return bad(fmt::format("SOURCE_DATE_EPOCH \"{}\" is not a number of seconds since 1970", printable(*text)));
+  request.source_date_epoch = seconds;
+  if (!seconds) request.source_date_epoch_name = *text;
+  return {};
 }
 
 // What CLI11 fills for `build`; turned into a request when it is done.
@@ -124,12 +128,12 @@ struct RawBuild {
 void add_build_options(CLI::App& app, BuildOptions& o, RawBuild& raw) {
   builder::BuildRequest& r = o.request;
   const auto many = [&](const char* flags, std::vector<std::string>& target, const char* text) { app.add_option(flags, target, text)->allow_extra_args(false); };
-  app.add_option("CONTEXT", raw.context, "Directory with the files to build from");
+  app.add_option("CONTEXT", raw.context, "Directory, git repository or URL of a tar to build from; - is standard input");
   many("-t,--tag", r.tags, "Name and tag of the image (repeatable)");
-  app.add_option("-f,--file", r.dockerfile, "Dockerfile (default: CONTEXT/Dockerfile; - is standard input)");
+  app.add_option("-f,--file", r.dockerfile, "Dockerfile (default: CONTEXT/Dockerfile; - is standard input; or a URL)");
   app.add_option("--target", r.target, "Stage to build");
   many("--build-arg", raw.build_args, "NAME=VALUE for an ARG; NAME alone takes it from the environment");
-  many("--build-context", raw.contexts, "NAME=DIRECTORY, NAME=docker-image://IMAGE or NAME=oci-layout://PATH");
+  many("--build-context", raw.contexts, "NAME=PLACE: what CONTEXT takes, docker-image://IMAGE or oci-layout://PATH");
   many("--label", raw.labels, "NAME=VALUE to put into the image");
   many("--platform", raw.platforms, "OS/ARCH[/VARIANT] to build for; several make an index");
   many("-o,--output", raw.outputs, "type=image|registry|oci|docker|tar|local[,dest=…][,compression=…]");
@@ -161,10 +165,7 @@ Result<void> fill_request(BuildOptions& o, const RawBuild& raw) {
   builder::BuildRequest& r = o.request;
   if (!raw.cache.empty()) return bad("--cache-from and --cache-to are not supported").with_note("the store keeps what was built; keep its directory (--store) between runs");
   if (raw.context.empty()) return bad("the build context is missing").with_note("give a directory: build -t name .");
-  if (raw.context.find("://") != std::string::npos || raw.context.compare(0, 4, "git@") == 0) {
-    return Error(ErrorKind::kUnsupported, fmt::format("the context {} is remote, which is not supported yet", raw.context)).with_note("fetch it first and give its directory");
-  }
-  if (raw.context == "-") return Error(ErrorKind::kUnsupported, "a context on standard input is not supported yet").with_note("unpack it and give its directory; a Dockerfile alone: -f - .");
+  RETURN_IF_ERROR(builder::parse_context(raw.context));
   r.context = raw.context;
   while (r.context.size() > 1 && r.context.back() == '/') r.context.pop_back();
   r.auth_file = o.common.auth_file;
@@ -182,10 +183,8 @@ Result<void> fill_request(BuildOptions& o, const RawBuild& raw) {
   for (const std::string& text : raw.contexts) {
     auto [name, value] = key_value(text);
     if (name.empty() || value.empty()) return bad(fmt::format("--build-context \"{}\" is not NAME=PLACE", text));
-    const size_t scheme = value.find("://");
-    const std::string kind = value.substr(0, scheme == std::string::npos ? 0 : scheme);
-    if (scheme != std::string::npos && kind != "docker-image" && kind != "oci-layout") {
-      return Error(ErrorKind::kUnsupported, fmt::format("--build-context {}: {}:// is not supported", text, kind)).with_note("a directory, docker-image:// or oci-layout://");
+    if (!builder::is_image_context(value)) {
+      if (const auto place = builder::parse_context(value); !place) return Error(place.error()).with_context("reading --build-context " + name);
     }
     r.build_contexts[name] = value;
   }
@@ -213,7 +212,7 @@ Result<void> fill_request(BuildOptions& o, const RawBuild& raw) {
   if (!raw.shm_size.empty()) {
     ASSIGN_OR_RETURN(r.shm_size_bytes, parse_bytes(raw.shm_size));
   }
-  ASSIGN_OR_RETURN(r.source_date_epoch, find_epoch(r));
+  RETURN_IF_ERROR(find_epoch(r));
   ASSIGN_OR_RETURN(o.progress, parse_progress(raw.progress));
   if (o.quiet) o.progress = ProgressMode::kQuiet;
   return {};

@@ -57,6 +57,7 @@ class Planner {
   Result<int> find_target() const;
   Result<void> evaluate_stage(int index);
   Result<void> resolve_base(StageScope& scope);
+  Result<void> resolve_root(StageScope& scope, const std::string& name, const oci::Platform& platform);
   Result<void> run_triggers(StageScope& scope, const std::vector<std::string>& triggers, const std::string& origin);
   Result<void> apply(StageScope& scope, const parser::Instruction& instruction);
 
@@ -87,6 +88,10 @@ class Planner {
   Result<int> add_resolved(Result<ResolvedImage> resolved, const parser::Instruction& i, SourceRange range);
   Result<void> fill_run_command(StageScope& scope, const parser::Run& body, RunStep& step, std::string& history);
   Result<void> fill_run_mounts(StageScope& scope, const parser::Instruction& i, const parser::Run& body, RunStep& step, Step& out);
+  // Finds out which sources of ADD are URLs and git repositories.
+  Result<void> find_remotes(const StageScope& scope, const parser::Instruction& i, const parser::Copy& body, CopyStep& step);
+  Result<RemoteSource> git_remote(const parser::Instruction& i, const parser::Copy& body, GitSource from, SourceRange range, const std::string& checksum);
+  Result<RemoteSource> http_remote(const parser::Instruction& i, const parser::Copy& body, const parser::Word& source, const std::string& checksum);
   void add_step(StageScope& scope, const parser::Instruction& i, Step step, std::string created_by);
   void add_history(StageScope& scope, std::string created_by);
   std::vector<std::string> with_shell(const StageScope& scope, const parser::CommandLine& command) const;
