@@ -137,7 +137,8 @@ Result<HttpResponse> Fetcher::follow(const FetchRequest& request, HttpSession& s
   const std::string first_origin = at.origin();
   for (int redirects = 0;; ++redirects) {
     if (at.scheme != "http" && at.scheme != "https") {
-      return Error(ErrorKind::kInvalidInput, fmt::format("{} is no http or https URL", printable(redacted(url))));
+      if (redirects == 0) return Error(ErrorKind::kInvalidInput, fmt::format("{} is no http or https URL", printable(redacted(url))));
+      return Error(ErrorKind::kStepFailed, fmt::format("{} redirects to {}, which is no http or https URL", printable(redacted(request.url)), printable(redacted(url))));
     }
     HttpRequest http;
     http.url = at.text();

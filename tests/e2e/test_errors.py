@@ -31,12 +31,6 @@ class DockerfileErrors(TestCase):
         self.assertIn("#", result.err)
         self.assertIn("LANG=ko_KR. ## or LANG=C", self.config("x")["Env"])
 
-    def test_unsupported_says_instruction_and_line(self):
-        self.dockerfile("FROM BUSYBOX\nADD https://localhost/x /x\n")
-        result = self.fails(2, "build", self.context)
-        self.assertIn("Dockerfile:2", result.err)
-        self.assertIn("unsupported: ADD", result.err)
-
     def test_unknown_target_and_stage(self):
         self.dockerfile("FROM BUSYBOX AS compile\n")
         result = self.fails(2, "build", "--target", "compil", self.context)
