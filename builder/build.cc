@@ -71,7 +71,7 @@ class Build {
         resolver_(store, client_, request.pull),
         files_(store, request_, stop_.get_token(), [this](const std::string& text) { events_.warning(text); }),
         repositories_(store, request_, stop_.get_token()),
-        contexts_(store, request_, files_, repositories_, events_),
+        contexts_(store, request_, files_, repositories_, events_, stop_.get_token()),
         pool_(request.jobs != 0 ? request.jobs : std::max(2U, std::thread::hardware_concurrency())) {
     resolver_.on_lookup([this](const std::string& name) { lookups_.lock()->insert(name); });
   }

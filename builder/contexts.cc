@@ -1,6 +1,7 @@
 #include "builder/contexts.h"
 
 #include <fmt/format.h>
+#include <poll.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -40,6 +41,27 @@ class PrefixedSource : public ByteSource {
  private:
   StringSource head_;
   ByteSource& rest_;
+};
+
+// Standard input, which may never say anything: a stop request ends the waiting.
+class InputSource : public ByteSource {
+ public:
+  explicit InputSource(std::stop_token stop) : stop_(std::move(stop)) {}
+  Result<size_t> read(std::span<std::byte> buffer) override {
+    while (true) {
+      if (stop_.stop_requested()) return Error(ErrorKind::kCancelled, "interrupted");
+      pollfd input{STDIN_FILENO, POLLIN, 0};
+      const int ready = ::poll(&input, 1, 100);
+      if (ready == 0 || (ready < 0 && errno == EINTR)) continue;
+      if (ready < 0) return system_error(errno, "poll", "standard input");
+      const ssize_t n = ::read(STDIN_FILENO, buffer.data(), buffer.size());
+      if (n >= 0) return static_cast<size_t>(n);
+      if (errno != EINTR && errno != EAGAIN) return system_error(errno, "read", "standard input");
+    }
+  }
+
+ private:
+  std::stop_token stop_;
 };
 
 // The first bytes: enough for a tar header.
@@ -112,9 +134,7 @@ Result<Contexts::Files> Contexts::from_input() {
   if (request_.dockerfile == "-") {
     return Error(ErrorKind::kInvalidInput, "the context and the Dockerfile cannot both come from standard input").with_note("give the context as a directory, or put the Dockerfile into the archive");
   }
-  UniqueFd input(::fcntl(STDIN_FILENO, F_DUPFD_CLOEXEC, 3));
-  if (!input) return system_error(errno, "fcntl", "standard input");
-  FdSource source(std::move(input));
+  InputSource source(stop_);
   ASSIGN_OR_RETURN_WITH(std::string head, read_head(source), "reading standard input");
   const bool archive = starts_like_archive(head);
   PrefixedSource whole(std::move(head), source);
@@ -189,23 +209,23 @@ Result<Contexts::Files> Contexts::fetch(const std::string& name, const ContextPl
   return from_git(name, std::get<GitSource>(place));
 }
 
-Result<std::shared_ptr<Contexts::Files>> Contexts::files_of(State& state, const std::string& name) {
-  if (const auto it = state.files.find(name); it != state.files.end()) return it->second;
-  ASSIGN_OR_RETURN(const ContextPlace place, parse_context(text_of(name)));
-  ASSIGN_OR_RETURN_WITH(Files made, fetch(name, place), name.empty() ? "loading the build context" : "loading the named context " + name);
-  auto files = std::make_shared<Files>(std::move(made));
-  if (files->directory.empty()) {  // a Dockerfile alone
-    ASSIGN_OR_RETURN(layers::PendingLayer scratch, store_.begin_layer());
-    files->directory = scratch.fs();
-    files->scratch = std::move(scratch);
-  }
-  state.files.emplace(name, files);
-  return files;
+Result<std::shared_ptr<Contexts::Files>> Contexts::files_of(const std::string& name) {
+  return made_.get(name, [&]() -> Result<std::shared_ptr<Files>> {
+    ASSIGN_OR_RETURN(const ContextPlace place, parse_context(text_of(name)));
+    ASSIGN_OR_RETURN_WITH(Files made, fetch(name, place), name.empty() ? "loading the build context" : "loading the named context " + name);
+    auto files = std::make_shared<Files>(std::move(made));
+    if (files->directory.empty()) {  // a Dockerfile alone
+      ASSIGN_OR_RETURN(layers::PendingLayer scratch, store_.begin_layer());
+      files->directory = scratch.fs();
+      files->scratch = std::move(scratch);
+    }
+    return files;
+  });
 }
 
 // --- the Dockerfile -------------------------------------------------------------------------------
 
-Result<DockerfileText> Contexts::dockerfile_of_directory(State& state, const std::string& directory) {
+Result<DockerfileText> Contexts::dockerfile_of_directory(const std::string& directory) {
   std::string path = request_.dockerfile;
   if (path.empty()) {
     path = directory + "/" + kDockerfileNames.front();
@@ -221,16 +241,16 @@ Result<DockerfileText> Contexts::dockerfile_of_directory(State& state, const std
     return Error(ErrorKind::kInvalidInput, fmt::format("there is no Dockerfile at {}", path)).with_note("name it with -f FILE");
   }
   if (!text) return std::move(text).error();
-  state.dockerfile_path = path;
+  dockerfile_path_ = path;
   return DockerfileText{std::move(*text), starts(path, "./") ? path.substr(2) : path};
 }
 
-Result<DockerfileText> Contexts::dockerfile_inside(State& state, const Files& files) {
+Result<DockerfileText> Contexts::dockerfile_inside(const Files& files) {
   const std::vector<std::string> names = request_.dockerfile.empty() ? kDockerfileNames : std::vector<std::string>{clean_path("/" + request_.dockerfile).substr(1)};
   for (const std::string& name : names) {
     ASSIGN_OR_RETURN(std::optional<std::string> text, read_inside(files.directory, name, kMaxDockerfile));
     if (!text) continue;
-    state.dockerfile_inside = name;
+    dockerfile_inside_ = name;
     return DockerfileText{std::move(*text), name};
   }
   return Error(ErrorKind::kInvalidInput, fmt::format("there is no Dockerfile at {} in the context {}", printable(names.front()), shown(request_.context)))
@@ -238,10 +258,10 @@ Result<DockerfileText> Contexts::dockerfile_inside(State& state, const Files& fi
 }
 
 Result<DockerfileText> Contexts::dockerfile() {
-  auto state = state_.lock();
   const std::string& wanted = request_.dockerfile;
   if (wanted == "-" && request_.context != "-") {
-    ASSIGN_OR_RETURN(std::string text, read_fd(STDIN_FILENO, kMaxDockerfile));
+    InputSource input(stop_);
+    ASSIGN_OR_RETURN_WITH(std::string text, read_to_string(input, kMaxDockerfile), "reading the Dockerfile on standard input");
     return DockerfileText{std::move(text), "-"};
   }
   if (is_http_url(wanted)) {
@@ -252,9 +272,9 @@ Result<DockerfileText> Contexts::dockerfile() {
   }
   ASSIGN_OR_RETURN(const ContextPlace place, parse_context(request_.context));
   const bool local = std::holds_alternative<DirectoryContext>(place);
-  if (local || starts(wanted, "/")) return dockerfile_of_directory(*state, local ? std::get<DirectoryContext>(place).path : "");
-  ASSIGN_OR_RETURN(const std::shared_ptr<Files> files, files_of(*state, ""));
-  if (!files->dockerfile) return dockerfile_inside(*state, *files);
+  if (local || starts(wanted, "/")) return dockerfile_of_directory(local ? std::get<DirectoryContext>(place).path : "");
+  ASSIGN_OR_RETURN(const std::shared_ptr<Files> files, files_of(""));
+  if (!files->dockerfile) return dockerfile_inside(*files);
   if (!wanted.empty()) return Error(ErrorKind::kInvalidInput, fmt::format("{} is no archive, so it is a Dockerfile, and -f {} names another one", shown(request_.context), wanted));
   return DockerfileText{*files->dockerfile, request_.context == "-" ? "-" : shown(request_.context)};
 }
@@ -262,7 +282,7 @@ Result<DockerfileText> Contexts::dockerfile() {
 // --- files ----------------------------------------------------------------------------------------
 
 // The ignore file of the main context: --ignorefile, else <Dockerfile>.dockerignore, else .dockerignore.
-Result<parser::IgnoreList> Contexts::ignore_list(const State& state, const std::string& name, const Files& files) {
+Result<parser::IgnoreList> Contexts::ignore_list(const std::string& name, const Files& files) {
   struct Candidate {
     std::string path;
     bool inside;  // of a fetched context: not to be followed out of it
@@ -271,8 +291,8 @@ Result<parser::IgnoreList> Contexts::ignore_list(const State& state, const std::
   if (name.empty() && !request_.ignore_file.empty()) {
     candidates.push_back({request_.ignore_file, false});
   } else {
-    if (name.empty() && !state.dockerfile_path.empty()) candidates.push_back({state.dockerfile_path + ".dockerignore", false});
-    if (name.empty() && !state.dockerfile_inside.empty()) candidates.push_back({state.dockerfile_inside + ".dockerignore", true});
+    if (name.empty() && !dockerfile_path_.empty()) candidates.push_back({dockerfile_path_ + ".dockerignore", false});
+    if (name.empty() && !dockerfile_inside_.empty()) candidates.push_back({dockerfile_inside_ + ".dockerignore", true});
     candidates.push_back(files.fetched ? Candidate{".dockerignore", true} : Candidate{files.directory + "/.dockerignore", false});
   }
   for (const auto& [path, inside] : candidates) {
@@ -286,12 +306,17 @@ Result<parser::IgnoreList> Contexts::ignore_list(const State& state, const std::
   return parser::IgnoreList();
 }
 
-Result<Contexts::Opened> Contexts::open(State& state, const std::string& name) {
-  ASSIGN_OR_RETURN(const std::shared_ptr<Files> files, files_of(state, name));
-  ASSIGN_OR_RETURN(parser::IgnoreList ignore, ignore_list(state, name, *files));
+Result<Contexts::Opened> Contexts::open(const std::string& name) {
+  ASSIGN_OR_RETURN(const std::shared_ptr<Files> files, files_of(name));
+  ASSIGN_OR_RETURN(parser::IgnoreList ignore, ignore_list(name, *files));
   Opened opened;
   std::string called = name.empty() ? "build context" : "named context " + name;
   if (files->dockerfile) called = "empty build context (there is only a Dockerfile)";
+  if (files->fetched && !ignore.empty()) {
+    VertexScope vertex(events_, fmt::format("[internal] load {} of the {}", ignore.file(), called));
+    events_.output(vertex.id(), OutputStream::kStdout, "its rules hide files of this context too; BuildKit heeds them in directories only\n");
+    vertex.done();
+  }
   if (!files->fetched) {
     std::unique_ptr<char, decltype(&std::free)> real(::realpath(files->directory.c_str(), nullptr), &std::free);
     opened.index = DigestIndex::load(store_, "context-" + sha256_hex(real ? real.get() : files->directory));
@@ -301,25 +326,22 @@ Result<Contexts::Opened> Contexts::open(State& state, const std::string& name) {
 }
 
 Result<std::shared_ptr<const SourceTree>> Contexts::get(const std::string& name) {
-  auto state = state_.lock();
-  if (const auto it = state->opened.find(name); it != state->opened.end()) return it->second.tree;
-  ASSIGN_OR_RETURN(Opened fresh, open(*state, name));
-  return state->opened.emplace(name, std::move(fresh)).first->second.tree;
+  ASSIGN_OR_RETURN(const Opened opened, opened_.get(name, [&] { return open(name); }));
+  return opened.tree;
 }
 
 Result<std::optional<int64_t>> Contexts::time_of(const std::string& name) {
   if (is_image_context(text_of(name))) return std::optional<int64_t>();
-  auto state = state_.lock();
-  ASSIGN_OR_RETURN(const std::shared_ptr<Files> files, files_of(*state, name));
+  ASSIGN_OR_RETURN(const std::shared_ptr<Files> files, files_of(name));
   return files->time;
 }
 
 Result<void> Contexts::save_indexes() {
-  auto state = state_.lock();
-  for (auto& [name, context] : state->opened) {
-    if (context.index) RETURN_IF_ERROR(context.index->save(store_));
-  }
-  return {};
+  Result<void> result;
+  opened_.for_each([&](const Opened& opened) {
+    if (result && opened.index) result = opened.index->save(store_);
+  });
+  return result;
 }
 
 }  // namespace lamina::builder

@@ -1,17 +1,17 @@
 // The contexts of a build: directories of the user, and what is fetched or read to become one. docs/contexts.md
 #pragma once
 
-#include <map>
 #include <memory>
 #include <optional>
+#include <stop_token>
 #include <string>
 #include <variant>
 #include <vector>
 
-#include "base/guarded.h"
 #include "builder/context.h"
 #include "builder/event_hub.h"
 #include "builder/git.h"
+#include "builder/internal/memo.h"
 #include "builder/remote_files.h"
 
 namespace lamina::builder {
@@ -40,10 +40,11 @@ struct DockerfileText {
 // Each is opened when first needed; what was fetched is removed with this object. Any thread.
 class Contexts {
  public:
-  Contexts(layers::Store& store, const BuildRequest& request, RemoteFiles& files, GitRepositories& repositories, EventHub& events)
-      : store_(store), request_(request), files_(files), repositories_(repositories), events_(events) {}
+  Contexts(layers::Store& store, const BuildRequest& request, RemoteFiles& files, GitRepositories& repositories, EventHub& events, std::stop_token stop)
+      : store_(store), request_(request), files_(files), repositories_(repositories), events_(events), stop_(std::move(stop)) {}
 
-  // The Dockerfile that -f names, or that is in the main context, or that is all there is of it.
+  // The Dockerfile that -f names, or that is in the main context, or that is all there is of it. Called once, before
+  // get() of the main context, which needs to know where the Dockerfile is.
   Result<DockerfileText> dockerfile();
   // "" is the main context. kNotFound for a missing directory.
   Result<std::shared_ptr<const SourceTree>> get(const std::string& name);
@@ -67,30 +68,28 @@ class Contexts {
     std::shared_ptr<const SourceTree> tree;
     std::shared_ptr<DigestIndex> index;  // null for what was fetched: its files are new each time
   };
-  struct State {
-    std::map<std::string, std::shared_ptr<Files>> files;
-    std::map<std::string, Opened> opened;
-    std::string dockerfile_path;    // of a Dockerfile in the user's file system, for <Dockerfile>.dockerignore
-    std::string dockerfile_inside;  // of one in a fetched main context
-  };
   const std::string& text_of(const std::string& name) const { return name.empty() ? request_.context : request_.build_contexts.at(name); }
-  Result<std::shared_ptr<Files>> files_of(State& state, const std::string& name);
+  Result<std::shared_ptr<Files>> files_of(const std::string& name);
   Result<Files> fetch(const std::string& name, const ContextPlace& place);
   Result<Files> from_input();
   Result<Files> from_http(const std::string& name, const std::string& url);
   Result<Files> from_git(const std::string& name, const GitSource& source);
   Result<Files> unpack(ByteSource& source, const std::string& what);
-  Result<DockerfileText> dockerfile_of_directory(State& state, const std::string& directory);
-  Result<DockerfileText> dockerfile_inside(State& state, const Files& files);
-  Result<parser::IgnoreList> ignore_list(const State& state, const std::string& name, const Files& files);
-  Result<Opened> open(State& state, const std::string& name);
+  Result<DockerfileText> dockerfile_of_directory(const std::string& directory);
+  Result<DockerfileText> dockerfile_inside(const Files& files);
+  Result<parser::IgnoreList> ignore_list(const std::string& name, const Files& files);
+  Result<Opened> open(const std::string& name);
 
   layers::Store& store_;
   const BuildRequest& request_;
   RemoteFiles& files_;
   GitRepositories& repositories_;
   EventHub& events_;
-  Guarded<State> state_;
+  std::stop_token stop_;
+  std::string dockerfile_path_;    // of a Dockerfile in the user's file system, for <Dockerfile>.dockerignore
+  std::string dockerfile_inside_;  // of one in a fetched main context
+  Memo<std::shared_ptr<Files>> made_;  // by name
+  Memo<Opened> opened_;
 };
 
 }  // namespace lamina::builder

@@ -345,12 +345,10 @@ Result<GitRevision> GitRepositories::resolve(const GitSource& source, GitOwner o
   }
   // A full checksum alone says everything.
   if (source.ref.empty() && is_commit_name(source.checksum)) return GitRevision{source.checksum, source.checksum, {}};
-  const std::string key = source.remote + "\n" + source.ref;
-  auto known = resolved_.lock();  // held: a second step with the same source waits for the answer
-  if (const auto it = known->find(key); it != known->end()) return demand(it->second);
-  ASSIGN_OR_RETURN(Session session, Session::open(*this, source, owner));
-  ASSIGN_OR_RETURN(GitRevision revision, session.ask());
-  known->emplace(key, revision);
+  ASSIGN_OR_RETURN(const GitRevision revision, resolved_.get(source.remote + "\n" + source.ref, [&]() -> Result<GitRevision> {
+    ASSIGN_OR_RETURN(Session session, Session::open(*this, source, owner));
+    return session.ask();
+  }));
   return demand(revision);
 }
 

@@ -9,10 +9,10 @@
 #include <stop_token>
 #include <string>
 
-#include "base/guarded.h"
 #include "base/result.h"
 #include "builder/build.h"
 #include "builder/git_source.h"
+#include "builder/internal/memo.h"
 #include "layers/store.h"
 
 namespace lamina::builder {
@@ -60,7 +60,7 @@ class GitRepositories {
   layers::Store& store_;
   const BuildRequest& request_;
   std::stop_token stop_;
-  Guarded<std::map<std::string, GitRevision>> resolved_;  // by remote and reference
+  Memo<GitRevision> resolved_;  // by remote and reference
 };
 
 }  // namespace lamina::builder

@@ -142,19 +142,11 @@ Result<RemoteFiles::Known> RemoteFiles::download(const std::string& url, const K
 
 Result<RemoteFile> RemoteFiles::look_up(const std::string& url, const std::optional<oci::Digest>& checksum, const Progress& progress) {
   if (checksum) return RemoteFile{*checksum, {}};
-  std::shared_ptr<Guarded<std::optional<RemoteFile>>> place;
-  {
-    auto map = looked_up_.lock();
-    auto& slot = (*map)[url];
-    if (!slot) slot = std::make_shared<Guarded<std::optional<RemoteFile>>>();
-    place = slot;
-  }
-  auto file = place->lock();  // held: a second step with the same URL waits for the first one's answer
-  if (*file) return **file;
-  ASSIGN_OR_RETURN(const Known before, known_of(url));
-  ASSIGN_OR_RETURN(const Known fresh, download(url, before.digest ? before : Known{}, std::nullopt, progress));
-  *file = fresh.file();
-  return **file;
+  return looked_up_.get(url, [&]() -> Result<RemoteFile> {
+    ASSIGN_OR_RETURN(const Known before, known_of(url));
+    ASSIGN_OR_RETURN(const Known fresh, download(url, before.digest ? before : Known{}, std::nullopt, progress));
+    return fresh.file();
+  });
 }
 
 Result<std::string> RemoteFiles::path_of(const std::string& url, RemoteFile& file, const Progress& progress) {

@@ -6,16 +6,15 @@
 #pragma once
 
 #include <functional>
-#include <map>
 #include <memory>
 #include <optional>
 #include <stop_token>
 #include <string>
 
-#include "base/guarded.h"
 #include "base/result.h"
 #include "base/time.h"
 #include "builder/build.h"
+#include "builder/internal/memo.h"
 #include "builder/source_tree.h"
 #include "layers/store.h"
 #include "net/fetch.h"
@@ -50,7 +49,7 @@ class RemoteFiles {
   layers::Store& store_;
   const BuildRequest& request_;
   net::Fetcher fetcher_;
-  Guarded<std::map<std::string, std::shared_ptr<Guarded<std::optional<RemoteFile>>>>> looked_up_;  // by URL
+  Memo<RemoteFile> looked_up_;  // by URL
 };
 
 // The last element of the URL's path, or "__unnamed__".

@@ -112,8 +112,8 @@ Result<FetchAnswer> Fetcher::attempt(const FetchRequest& request, const Take& ta
   ASSIGN_OR_RETURN(const HttpResponse response, follow(request, *session, url));
   FetchAnswer answer = answer_of(response);
   const bool conditional = !request.etag.empty() || !request.last_modified.empty();
-  // Some servers send the file again although it has the entity tag that was asked for.
-  const bool same_tag = !request.etag.empty() && answer.etag == request.etag;
+  // Some servers send the file again although it has the entity tag that was asked for. A weak one proves nothing.
+  const bool same_tag = !request.etag.empty() && answer.etag == request.etag && request.etag.compare(0, 2, "W/") != 0;
   if (conditional && (response.status == 304 || (response.status == 200 && same_tag))) {
     answer.unchanged = true;
     if (answer.etag.empty()) answer.etag = request.etag;

@@ -53,6 +53,7 @@ class StandardInput(SourcesCase):
     def test_ignore_files(self):
         files = {"Dockerfile": DOCKERFILE, "keep": "k", "drop": "d", ".dockerignore": "drop\n"}
         self.assertEqual(sorted(self.texts(context="-", stdin=archive(files))), ["all/.dockerignore", "all/Dockerfile", "all/keep"])
+        self.assertIn("BuildKit heeds them in directories only", self.ok("build", "-", stdin=archive(files)).err)
         files["Dockerfile.dockerignore"] = "keep\n"
         self.assertEqual(sorted(self.texts(context="-", stdin=archive(files))), ["all/.dockerignore", "all/Dockerfile", "all/Dockerfile.dockerignore", "all/drop"])
         mine = self.write("ignore", "*\n!keep\n")
@@ -128,6 +129,15 @@ class StandardInput(SourcesCase):
         os.killpg(child.pid, signal.SIGINT)
         child.communicate(timeout=30)
         self.assertEqual(child.returncode, 130)  # tearDown looks for what was left
+
+
+    def test_interrupted_while_waiting_for_input(self):
+        for args in (["-"], ["-f", "-", self.context]):
+            child = self.start("build", *args, stdin=subprocess.PIPE, start_new_session=True)
+            time.sleep(0.5)
+            os.killpg(child.pid, signal.SIGINT)
+            self.assertEqual(child.wait(timeout=10), 130)
+            child.communicate()
 
 
 class Url(SourcesCase):

@@ -2,6 +2,9 @@
 
 from sources import *
 
+# A user without a range of ids has only one to give.
+OWNER = (0, 0) if AS == "single" else (7, 8)
+
 
 class AddUrl(SourcesCase):
     def test_file_has_the_servers_time_and_private_mode(self):
@@ -18,10 +21,10 @@ class AddUrl(SourcesCase):
         a, b = self.site.page("/a", "remote a"), self.site.page("/b", "remote b")
         self.write("local", "local")
         self.write("c/b", "local b")
-        self.dockerfile("FROM scratch\nADD --chown=7:8 --chmod=640 --exclude=a %s local %s c /d/\nADD --link --chmod=u=rwx,go= %s /l/\n" % (a, b, a))
+        self.dockerfile("FROM scratch\nADD --chown=%d:%d --chmod=640 --exclude=a %s local %s c /d/\nADD --link --chmod=u=rwx,go= %s /l/\n" % (*OWNER, a, b, a))
         files = self.members()
         self.assertEqual({n: f.text for n, f in files.items() if f.isfile()}, {"d/local": "local", "d/b": "local b", "l/a": "remote a"})
-        self.assertEqual((files["d/b"].mode, files["d/b"].uid, files["d/b"].gid, files["l/a"].mode), (0o640, 7, 8, 0o700))
+        self.assertEqual((files["d/b"].mode, files["d/b"].uid, files["d/b"].gid, files["l/a"].mode), (0o640, *OWNER, 0o700))
 
     def test_unchanged_file_is_not_downloaded_again(self):
         for kind in ({"etag": '"v1"'}, {"modified": DATE}, {"etag": '"v1"', "obeys_etag": False}):
@@ -166,6 +169,8 @@ class AddUrl(SourcesCase):
         self.assertIn("certificate", result.err)
         os.chmod(pem + ".crt", 0o644)
         self.assertEqual(self.texts(env={"SSL_CERT_FILE": pem + ".crt"}), {"f": "private"})
+        self.dockerfile("FROM scratch\nADD %s /\n" % site.page("/down", status=301, location=self.site.page("/f", "plain")))
+        self.assertIn("not encrypted", self.ok("build", self.context, env={"SSL_CERT_FILE": pem + ".crt"}).err)
 
     def test_interrupt_while_downloading(self):
         hold = threading.Event()
@@ -285,10 +290,10 @@ class AddGit(SourcesCase):
 
     def test_mixed_with_files(self):
         self.write("local", "local")
-        self.dockerfile("FROM scratch\nADD --chown=3:4 --exclude=dir %s local %s /d/\n" % (self.url, self.site.page("/f", "web")))
+        self.dockerfile("FROM scratch\nADD --chown=%d:%d --exclude=dir %s local %s /d/\n" % (*OWNER, self.url, self.site.page("/f", "web")))
         files = self.members()
         self.assertEqual(sorted(n for n, m in files.items() if m.isfile()), ["d/-odd", "d/a", "d/f", "d/local"])
-        self.assertEqual({(m.uid, m.gid) for m in files.values() if m.isfile()}, {(3, 4)})
+        self.assertEqual({(m.uid, m.gid) for m in files.values() if m.isfile()}, {OWNER})
 
     def test_submodules(self):
         inner = Repository(self.repositories, "inner")
