@@ -69,9 +69,7 @@ class Build {
         on_stop_(std::move(stop), [this] { stop_.request_stop(); }),
         client_(client_options(request, events_, stop_.get_token())),
         resolver_(store, client_, request.pull),
-        files_(store, request_, stop_.get_token(), [this](const std::string& text) { events_.warning(text); }),
-        repositories_(store, request_, stop_.get_token()),
-        contexts_(store, request_, files_, repositories_, events_, stop_.get_token()),
+        sources_(store, request_, events_, stop_.get_token()),
         pool_(request.jobs != 0 ? request.jobs : std::max(2U, std::thread::hardware_concurrency())) {
     resolver_.on_lookup([this](const std::string& name) { lookups_.lock()->insert(name); });
   }
@@ -101,9 +99,7 @@ class Build {
   Guarded<std::set<std::string>> lookups_;
   registry::Client client_;
   ImageResolver resolver_;
-  RemoteFiles files_;
-  GitRepositories repositories_;
-  Contexts contexts_;
+  BuildSources sources_;
   std::vector<oci::Reference> tags_;
   std::vector<oci::Reference> push_names_;
   int first_vertex_ = 0;
@@ -207,7 +203,7 @@ Result<oci::Image> Build::build_platform(const parser::Dockerfile& dockerfile, c
     const int id = events_.announce(step.title, made.stages.at(step.stage).name);
     if (first_vertex_ == 0) first_vertex_ = id;
   }
-  Executor executor({store_, made, request_, contexts_, files_, repositories_, pool_,
+  Executor executor({store_, made, request_, sources_, pool_,
                      [this](int step, OutputStream stream, std::string_view bytes) { events_.output(first_vertex_ + step, stream, bytes); },
                      [this](int step, const std::string& what, uint64_t done, uint64_t total) { events_.progress(first_vertex_ + step, what, done, total); },
                      [this](const std::string& text) { events_.warning(text); }, stop_.get_token()});
@@ -286,7 +282,7 @@ Result<void> Build::send_out(const std::vector<oci::Image>& images, BuildResult&
 
 Result<std::string> Build::describe() {
   RETURN_IF_ERROR(parse_names());
-  ASSIGN_OR_RETURN(const parser::Dockerfile dockerfile, load_dockerfile(request_, contexts_, events_));
+  ASSIGN_OR_RETURN(const parser::Dockerfile dockerfile, load_dockerfile(request_, sources_.contexts, events_));
   std::string text;
   for (const oci::Platform& platform : request_.platforms.empty() ? std::vector{oci::Platform::host()} : request_.platforms) {
     ASSIGN_OR_RETURN(const Plan made, plan(dockerfile, platform));
@@ -297,14 +293,14 @@ Result<std::string> Build::describe() {
 
 Result<BuildResult> Build::run() {
   RETURN_IF_ERROR(parse_names());
-  ASSIGN_OR_RETURN(const parser::Dockerfile dockerfile, load_dockerfile(request_, contexts_, events_));
-  RETURN_IF_ERROR(settle_epoch(request_, {dockerfile, contexts_, files_, repositories_, resolver_}));
+  ASSIGN_OR_RETURN(const parser::Dockerfile dockerfile, load_dockerfile(request_, sources_.contexts, events_));
+  RETURN_IF_ERROR(settle_epoch(request_, {dockerfile, sources_, resolver_}));
   BuildResult result;
   std::vector<oci::Image> images;
   for (const oci::Platform& platform : request_.platforms.empty() ? std::vector{oci::Platform::host()} : request_.platforms) {
     auto image = build_platform(dockerfile, platform, result);
     // What was learnt about the context is worth keeping after a failure too.
-    ignore_error(contexts_.save_indexes(), "only spares reading again");
+    ignore_error(sources_.contexts.save_indexes(), "only spares reading again");
     if (!image) return cancelled_or(std::move(image).error());
     images.push_back(std::move(*image));
   }

@@ -92,4 +92,16 @@ class Contexts {
   Memo<Opened> opened_;
 };
 
+// All that reads the sources of one build. Keeps references to what it is made from.
+struct BuildSources {
+  BuildSources(layers::Store& store, const BuildRequest& request, EventHub& events, const std::stop_token& stop)
+      : files(store, request, stop, [&events](const std::string& text) { events.warning(text); }),
+        repositories(store, request, stop),
+        contexts(store, request, files, repositories, events, stop) {}
+
+  RemoteFiles files;
+  GitRepositories repositories;
+  Contexts contexts;
+};
+
 }  // namespace lamina::builder

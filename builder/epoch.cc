@@ -60,13 +60,13 @@ std::optional<int64_t> newest_in_archive(const std::string& path) {
 
 Result<std::optional<int64_t>> time_of_source(const RemoteSource& remote, const EpochSources& sources) {
   if (const auto* git = std::get_if<GitSource>(&remote.from)) {
-    ASSIGN_OR_RETURN(const GitRevision revision, sources.repositories.resolve(*git, GitPlace::kDockerfile));
-    ASSIGN_OR_RETURN(const int64_t time, sources.repositories.commit_time(*git, revision, GitPlace::kDockerfile));
+    ASSIGN_OR_RETURN(const GitRevision revision, sources.build.repositories.resolve(*git, GitPlace::kDockerfile));
+    ASSIGN_OR_RETURN(const int64_t time, sources.build.repositories.commit_time(*git, revision, GitPlace::kDockerfile));
     return std::optional(time);
   }
   const auto& http = std::get<HttpSource>(remote.from);
-  ASSIGN_OR_RETURN(RemoteFile file, sources.files.look_up(http.url, http.checksum, {}));
-  ASSIGN_OR_RETURN(const std::string path, sources.files.path_of(http.url, file, {}));
+  ASSIGN_OR_RETURN(RemoteFile file, sources.build.files.look_up(http.url, http.checksum, {}));
+  ASSIGN_OR_RETURN(const std::string path, sources.build.files.path_of(http.url, file, {}));
   return file.last_modified ? std::optional(file.last_modified->seconds) : newest_in_archive(path);
 }
 
@@ -89,8 +89,8 @@ Result<std::optional<int64_t>> time_of_stage(const parser::Stage& stage, const B
 }
 
 Result<std::optional<int64_t>> find_time(const BuildRequest& request, const Wanted& wanted, const EpochSources& sources) {
-  if (wanted.text == "context") return sources.contexts.time_of("");
-  if (request.build_contexts.contains(wanted.text)) return sources.contexts.time_of(wanted.text);
+  if (wanted.text == "context") return sources.build.contexts.time_of("");
+  if (request.build_contexts.contains(wanted.text)) return sources.build.contexts.time_of(wanted.text);
   for (auto stage = sources.dockerfile.stages.rbegin(); stage != sources.dockerfile.stages.rend(); ++stage) {
     if (!stage->name.empty() && stage->name == to_lower(wanted.text)) return time_of_stage(*stage, request, wanted, sources);
   }

@@ -12,9 +12,7 @@ namespace lamina::builder {
 
 struct EpochSources {
   const parser::Dockerfile& dockerfile;
-  Contexts& contexts;
-  RemoteFiles& files;
-  GitRepositories& repositories;
+  BuildSources& build;
   ImageResolver& resolver;
 };
 

@@ -93,8 +93,8 @@ Result<std::shared_ptr<layers::RootfsView>> Executor::view_below(const Step& ste
 }
 
 Result<std::shared_ptr<const SourceTree>> Executor::tree_of(const SourceRef& from, int stage) {
-  if (from.kind == SourceRef::Kind::kContext) return env_.contexts.get("");
-  if (from.kind == SourceRef::Kind::kNamedContext) return env_.contexts.get(from.name);
+  if (from.kind == SourceRef::Kind::kContext) return env_.sources.contexts.get("");
+  if (from.kind == SourceRef::Kind::kNamedContext) return env_.sources.contexts.get(from.name);
   ASSIGN_OR_RETURN(const std::vector<std::string> directories, snapshots_of_source(from, stage));
   ASSIGN_OR_RETURN(std::shared_ptr<layers::RootfsView> view, layers::RootfsView::open(directories));
   const std::string kind = from.kind == SourceRef::Kind::kStage ? "stage " : "image ";

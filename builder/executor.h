@@ -36,9 +36,7 @@ class Executor {
     layers::Store& store;
     const Plan& plan;
     const BuildRequest& request;
-    Contexts& contexts;
-    RemoteFiles& files;
-    GitRepositories& repositories;
+    BuildSources& sources;
     ThreadPool& pool;             // short compute tasks
     std::function<void(int step, OutputStream, std::string_view)> output;
     std::function<void(int step, const std::string& what, uint64_t done, uint64_t total)> progress;

@@ -52,11 +52,11 @@ Result<std::vector<Executor::RemotePart>> Executor::look_up_remotes(const Step& 
     const parser::Word& source = copy.sources[index];
     RemotePart part{index, {}};
     if (const auto* http = std::get_if<HttpSource>(&remote.from)) {
-      auto file = env_.files.look_up(http->url, http->checksum, progress_of(step, source));
+      auto file = env_.sources.files.look_up(http->url, http->checksum, progress_of(step, source));
       if (!file) return at_source(step, source, std::move(file).error());
       part.found = std::move(*file);
     } else {
-      auto revision = env_.repositories.resolve(std::get<GitSource>(remote.from), GitPlace::kDockerfile);
+      auto revision = env_.sources.repositories.resolve(std::get<GitSource>(remote.from), GitPlace::kDockerfile);
       if (!revision) return at_source(step, source, std::move(revision).error());
       part.found = std::move(*revision);
     }
@@ -94,7 +94,7 @@ Result<std::vector<GitCheckout>> Executor::fetch_remotes(const Step& step, const
     SelectedSource selected;
     if (auto* file = std::get_if<RemoteFile>(&part.found)) {
       const std::string& url = std::get<HttpSource>(remote.from).url;
-      auto path = env_.files.path_of(url, *file, progress_of(step, source));
+      auto path = env_.sources.files.path_of(url, *file, progress_of(step, source));
       if (!path) return at_source(step, source, std::move(path).error());
       ASSIGN_OR_RETURN(selected, select_file(url, *file, *path, copy.excludes));
     } else {
@@ -103,7 +103,7 @@ Result<std::vector<GitCheckout>> Executor::fetch_remotes(const Step& step, const
       options.keep_git_dir = remote.keep_git_dir;
       options.submodules = git.submodules.value_or(true);
       options.commit_times = commit_times(git);
-      auto checkout = env_.repositories.checkout(git, std::get<GitRevision>(part.found), options);
+      auto checkout = env_.sources.repositories.checkout(git, std::get<GitRevision>(part.found), options);
       if (!checkout) return at_source(step, source, std::move(checkout).error());
       ASSIGN_OR_RETURN(std::shared_ptr<const SourceTree> tree, open_context(checkout->directory, "git repository", {}, nullptr));
       ASSIGN_OR_RETURN(selected, select_whole_tree(std::move(tree), shown(source), copy.excludes));

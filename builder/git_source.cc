@@ -33,14 +33,8 @@ std::optional<ScpParts> parse_scp(std::string_view text) {
   if (colon == std::string_view::npos || !word(text.substr(at + 1, colon - at - 1), "-.")) return std::nullopt;
   ScpParts parts{std::string(text.substr(0, at)), std::string(text.substr(at + 1, colon - at - 1)), {}, {}, {}};
   std::string_view rest = text.substr(colon + 1);
-  if (const size_t hash = rest.find('#'); hash != std::string_view::npos) {
-    parts.fragment = rest.substr(hash + 1);
-    rest = rest.substr(0, hash);
-  }
-  if (const size_t question = rest.find('?'); question != std::string_view::npos) {
-    parts.query = rest.substr(question + 1);
-    rest = rest.substr(0, question);
-  }
+  parts.fragment = net::cut_off_at(rest, '#');
+  parts.query = net::cut_off_at(rest, '?');
   parts.path = rest;
   return parts;
 }

@@ -53,14 +53,8 @@ Result<Url> Url::parse(std::string_view text) {
   }
   url.scheme = to_lower(text.substr(0, mark));
   std::string_view rest = text.substr(mark + 3);
-  if (const size_t hash = rest.find('#'); hash != std::string_view::npos) {
-    url.fragment = rest.substr(hash + 1);
-    rest = rest.substr(0, hash);
-  }
-  if (const size_t question = rest.find('?'); question != std::string_view::npos) {
-    url.query = rest.substr(question + 1);
-    rest = rest.substr(0, question);
-  }
+  url.fragment = cut_off_at(rest, '#');
+  url.query = cut_off_at(rest, '?');
   const size_t slash = rest.find('/');
   std::string_view authority = rest.substr(0, slash);
   if (slash != std::string_view::npos) url.path = rest.substr(slash);
@@ -81,6 +75,14 @@ std::string Url::origin() const {
 
 std::string Url::text() const {
   return scheme + "://" + (user_info.empty() ? "" : user_info + "@") + authority() + path + (query.empty() ? "" : "?" + query);
+}
+
+std::string cut_off_at(std::string_view& text, char mark) {
+  const size_t at = text.find(mark);
+  if (at == std::string_view::npos) return {};
+  std::string tail(text.substr(at + 1));
+  text = text.substr(0, at);
+  return tail;
 }
 
 Result<std::string> percent_decode(std::string_view text) {

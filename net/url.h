@@ -29,6 +29,8 @@ struct Url {
   std::string text() const;
 };
 
+// Cuts `text` off at the first `mark` and gives what followed it; empty without one.
+std::string cut_off_at(std::string_view& text, char mark);
 // "a%20b" → "a b". kInvalidInput for a broken escape.
 Result<std::string> percent_decode(std::string_view text);
 // "a=1&b" → {a, 1}, {b, ""}, decoded ("+" is a blank).

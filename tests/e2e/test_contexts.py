@@ -181,6 +181,9 @@ class Git(SourcesCase):
         self.assertEqual(self.texts("-f", "sub/Dockerfile", context=self.url + "#v1")["sub/f"], "one")
         self.assertIn("no branch or tag", self.fails(1, "build", self.url + "#v2").err)
 
+    def test_dry_run(self):
+        self.assertIn("COPY . /sub/", self.ok("build", "--dry-run", self.url + "#v1:sub").out)
+
     def test_git_directory(self):
         self.assertNotIn("all/.git/HEAD", self.texts(context=self.url))
         self.assertIn("all/.git/HEAD", self.texts(context=self.url + "?keep-git-dir=1"))

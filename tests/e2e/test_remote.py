@@ -56,6 +56,19 @@ class AddUrl(SourcesCase):
         self.site.page("/f", "two", modified=now)
         self.assertEqual(self.texts(), {"f": "two"})
 
+    def test_after_prune(self):
+        url = self.site.page("/f", "text", etag='"v1"')
+        self.dockerfile("FROM scratch\nADD %s /\n" % url)
+        self.build("-t", "x")
+        self.ok("prune")
+        # The answer that nothing has changed is enough for a recorded step; another one downloads the file again.
+        self.assertIn("all 1 steps were cached", self.build("-t", "x").err)
+        self.assertEqual(self.site.requests[-1][2].get("If-None-Match"), '"v1"')
+        self.dockerfile("FROM scratch\nADD %s /other\n" % url)
+        self.assertEqual(self.texts(), {"other": "text"})
+        self.ok("prune", "--all")
+        self.assertEqual(self.texts(), {"other": "text"})
+
     def test_checksum(self):
         body = "content"
         digest = hashlib.sha256(body.encode()).hexdigest()
@@ -345,6 +358,21 @@ class AddGit(SourcesCase):
             with self.subTest(source):
                 self.dockerfile("FROM scratch\nADD %s /g/\n" % source)
                 self.assertIn("Dockerfile:2:5", self.fails(2, "build", self.context).err)
+
+    def test_interrupt_ends_git(self):
+        with socket.socket() as silent:
+            silent.bind(("127.0.0.1", 0))
+            silent.listen()
+            self.dockerfile("FROM scratch\nADD git://127.0.0.1:%d/silent.git /g/\n" % silent.getsockname()[1])
+            child = self.start("build", "--progress=plain", self.context, start_new_session=True)
+            connection, _ = silent.accept()
+            os.kill(child.pid, signal.SIGINT)
+            _, err = child.communicate(timeout=20)
+            self.assertEqual(child.returncode, 130, err)
+            connection.settimeout(10)
+            while connection.recv(1000):  # ends when git has ended
+                pass
+            connection.close()
 
     def test_without_git(self):
         self.dockerfile("FROM scratch\nADD %s /g/\n" % self.url)
