@@ -50,6 +50,15 @@ struct SshSpec {
   std::string path;  // agent socket; empty: $SSH_AUTH_SOCK
 };
 
+// --no-cache-filter STAGE[:LINES]: instructions whose recorded outcome is not used.
+struct CacheFilter {
+  std::string stage;  // a name or, counted from 0, a number; empty: every stage
+  uint32_t first_line = 0;
+  uint32_t last_line = UINT32_MAX;  // lines of the Dockerfile that the instruction touches
+};
+// "stage", "stage:12", "stage:12-20", ":12-", several separated by commas. kInvalidInput.
+Result<std::vector<CacheFilter>> parse_cache_filter(std::string_view text);
+
 struct BuildRequest {
   std::string context;                   // directory, "-" for standard input, URL of a tar, git source
   std::string dockerfile;                // -f; empty: Dockerfile in the context; "-": standard input; or a URL
@@ -62,13 +71,17 @@ struct BuildRequest {
   std::vector<OutputSpec> outputs;       // empty: the store
   bool push = false;                     // --push: every tag
   bool no_cache = false;
-  std::vector<std::string> no_cache_filter;  // stage names
+  std::vector<CacheFilter> no_cache_filter;
   PullPolicy pull = PullPolicy::kMissing;
   NetworkMode network = NetworkMode::kHost;  // --network default|host|none
   std::vector<std::pair<std::string, std::string>> extra_hosts;  // --add-host name:address
   std::vector<SecretSpec> secrets;
   std::vector<SshSpec> ssh;
-  std::vector<std::string> allow;        // entitlements: network.host, security.insecure, device
+  std::vector<std::string> allow;        // entitlements: network.host, security.insecure, device, device=NAME
+  std::vector<std::string> cdi_directories;  // of device descriptions; empty: the standard ones
+  bool squash = false;                   // --squash: the target's own layers become one
+  bool strict = false;                   // --strict: a wildcard of COPY or ADD that matches nothing is an error
+  std::vector<std::string> compat;       // --compat: unknown-owner (a name that --chown cannot find is 0)
   uint64_t shm_size_bytes = 64 << 20;
   std::vector<std::string> ulimits;
   std::string ignore_file;               // --ignorefile

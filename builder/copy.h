@@ -53,6 +53,9 @@ struct Selection {
 Result<Selection> select_sources(const CopyStep& copy, const Step& step, std::shared_ptr<const SourceTree> tree,
                                  ThreadPool& pool);
 
+// A source that is a path and no pattern, such as a mount's.
+parser::Word literal_path(const std::string& path, SourceRange range);
+
 // The inputs that identify the content: names, types, modes, owners, link targets, xattrs, bytes; no times.
 void add_selection_inputs(const Selection& selection, KeyInputs& inputs);
 

@@ -306,6 +306,15 @@ Result<Selection> select_sources(const CopyStep& copy, const Step& step, std::sh
   return selection;
 }
 
+parser::Word literal_path(const std::string& path, SourceRange range) {
+  std::string text;
+  for (char c : path.empty() ? std::string("/") : path) {
+    if (std::string_view("*?[\\").find(c) != std::string_view::npos) text += '\\';
+    text += c;
+  }
+  return {std::move(text), range};
+}
+
 void add_selection_inputs(const Selection& selection, KeyInputs& inputs) {
   for (const SelectedSource& source : selection.sources) {
     inputs.add("source", source.base_name + (source.directory ? "/" : "") + (source.parents_prefix.empty() ? "" : " in " + source.parents_prefix));

@@ -51,14 +51,20 @@ std::string key_of_image(const ResolvedImage* image) {
 }
 }  // namespace
 
+std::string Executor::chain_key(int id) const {
+  const Step& step = env_.plan.steps[static_cast<size_t>(id)];
+  const std::string own = outcome(id).value_or(Outcome{}).key;
+  return step.independent ? sha256_hex("linked\n" + key_below(step) + "\n" + own) : own;
+}
+
 std::string Executor::key_below(const Step& step) const {
-  if (step.parent >= 0) return outcome(step.parent).value_or(Outcome{}).key;
+  if (step.parent >= 0) return chain_key(step.parent);
   return key_of_image(env_.plan.base_of(step.stage));
 }
 
 std::string Executor::key_of_stage(int stage) const {
   const std::vector<int> chain = env_.plan.chain(stage);
-  if (!chain.empty()) return outcome(chain.back()).value_or(Outcome{}).key;
+  if (!chain.empty()) return chain_key(chain.back());
   return key_of_image(env_.plan.base_of(stage));
 }
 
@@ -103,8 +109,11 @@ Result<std::shared_ptr<const SourceTree>> Executor::tree_of(const SourceRef& fro
 
 // A layer that no later step sees as files needs no snapshot (design: forms on demand).
 bool Executor::files_needed_later(const Step& step) const {
-  for (const Step& other : env_.plan.steps) {
-    if (other.parent == step.id) return true;
+  const std::vector<Step>& steps = env_.plan.steps;
+  for (const Step& other : steps) {
+    for (int at = other.independent ? -1 : other.parent; at >= 0; at = steps[static_cast<size_t>(at)].parent) {
+      if (at == step.id) return true;
+    }
     for (int stage : other.needs_stages) {
       const std::vector<int> chain = env_.plan.chain(stage);
       if (std::find(chain.begin(), chain.end(), step.id) != chain.end()) return true;
@@ -116,8 +125,11 @@ bool Executor::files_needed_later(const Step& step) const {
 KeyInputs Executor::common_inputs(const Step& step, const char* instruction) const {
   KeyInputs inputs;
   inputs.add("instruction", instruction);
-  inputs.add(step.parent >= 0 ? "parent" : "base", key_below(step));
-  inputs.add("platform", env_.plan.platform.text());
+  if (!step.independent) {
+    inputs.add(step.parent >= 0 ? "parent" : "base", key_below(step));
+    // The stage's own: a stage for the build platform is executed once for all target platforms.
+    inputs.add("platform", env_.plan.stages.at(step.stage).config.platform.text());
+  }
   if (env_.request.source_date_epoch) inputs.add("SOURCE_DATE_EPOCH", std::to_string(*env_.request.source_date_epoch));
   return inputs;
 }
@@ -127,6 +139,7 @@ std::optional<Outcome> Executor::recorded(const Step& step, const KeyInputs& inp
   std::string key = inputs.key();
   auto found = records_.find(key);
   if (!found) return std::nullopt;
+  key = found->chain;
   return Outcome{std::move(*found), std::move(key), true, {}};
 }
 
@@ -135,9 +148,22 @@ Result<Outcome> Executor::record(const Step& step, const KeyInputs& inputs, laye
   outcome.key = inputs.key();
   outcome.why = step.no_cache ? "the cache was not asked" : records_.explain_miss(inputs, step.identity);
   const Timestamp created = env_.request.source_date_epoch ? Timestamp{*env_.request.source_date_epoch, 0} : now();
-  outcome.record = {std::move(layer), format_rfc3339(created)};
+  // Executed once more: steps on top may keep their records only if it came to the same files.
+  if (const auto before = records_.last(outcome.key); before && before->layer != layer) {
+    ASSIGN_OR_RETURN(const bool same, same_files(before->layer, layer));
+    outcome.key = same ? before->chain : sha256_hex(outcome.key + "\n" + layer.value);
+  }
+  outcome.record = {std::move(layer), format_rfc3339(created), outcome.key};
   RETURN_IF_ERROR(records_.put(inputs, outcome.record, step.identity));
   return outcome;
+}
+
+Result<bool> Executor::same_files(const layers::LayerId& a, const layers::LayerId& b) {
+  // With --no-cache the steps on top are executed anyway: not worth a digest on the way.
+  if (a.empty() || b.empty() || env_.request.no_cache || !env_.store.layer_info(a)) return false;
+  ASSIGN_OR_RETURN(const oci::DiffId before, env_.store.diff_id(a));
+  ASSIGN_OR_RETURN(const oci::DiffId now, env_.store.diff_id(b));
+  return before == now;
 }
 
 Result<layers::LayerId> Executor::add_layer(const Step& step, const layers::EntryList& entries) {
@@ -222,6 +248,9 @@ Result<Outcome> Executor::execute_body(const Step& step, const CopyStep& copy) {
   }
   auto selected = select_sources(copy, step, tree, env_.pool);
   if (!selected) return at_instruction(step, std::move(selected).error());
+  if (env_.request.strict && !selected->warnings.empty()) {
+    return at_instruction(step, Error(ErrorKind::kNotFound, selected->warnings.front()).with_note("--strict makes this an error"));
+  }
   for (const std::string& warning : selected->warnings) env_.warning(warning);
   add_selection_inputs(*selected, inputs);
   auto outcome = recorded(step, inputs);
@@ -238,11 +267,13 @@ Result<Outcome> Executor::execute_body(const Step& step, const CopyStep& copy) {
 }
 
 Result<layers::LayerId> Executor::copy_files(const Step& step, const CopyStep& copy, Selection& selection) {
-  ASSIGN_OR_RETURN(const std::shared_ptr<layers::RootfsView> view, view_below(step));
+  // COPY --link is made as if nothing were below.
+  ASSIGN_OR_RETURN(const std::shared_ptr<layers::RootfsView> view, step.independent ? layers::RootfsView::open({}) : view_below(step));
   Placement placement;
   placement.mode = copy.mode;
   if (!copy.chown.empty()) {
-    ASSIGN_OR_RETURN(placement.owner, resolve_owner(copy.chown, reader_of(view)));
+    const bool lenient = std::find(env_.request.compat.begin(), env_.request.compat.end(), "unknown-owner") != env_.request.compat.end();
+    ASSIGN_OR_RETURN(placement.owner, resolve_owner(copy.chown, reader_of(view), lenient));
   }
   placement.created_time = creation_time(env_.request);
 
@@ -280,31 +311,48 @@ Result<Outcome> Executor::execute_body(const Step& step, const RunStep& run) {
   if (run.insecure) inputs.add("security", "insecure");
   for (const auto& [name, address] : env_.request.extra_hosts) inputs.add("host " + name, "");
   for (const std::string& limit : env_.request.ulimits) inputs.add("ulimit", limit);
-  RETURN_IF_ERROR(add_mount_inputs(step, run, inputs));
-  if (auto hit = recorded(step, inputs)) return std::move(*hit);
-  auto layer = run_command(step, run);
-  if (!layer) return at_instruction(step, std::move(layer).error());
-  return record(step, inputs, std::move(*layer));
+  for (const PlannedDevice& device : run.devices) inputs.add("device " + device.name, join(device.edits.names, " "));
+
+  // Mounted files of a stage whose own steps are known to be the same need not be read at all.
+  KeyInputs by_definition = inputs;
+  RETURN_IF_ERROR(add_mount_inputs(step, run, false, by_definition));
+  if (auto hit = recorded(step, by_definition)) return std::move(*hit);
+  RETURN_IF_ERROR(add_mount_inputs(step, run, true, inputs));
+  auto outcome = recorded(step, inputs);
+  if (!outcome) {
+    auto layer = run_command(step, run);
+    if (!layer) return at_instruction(step, std::move(layer).error());
+    ASSIGN_OR_RETURN(outcome, record(step, inputs, std::move(*layer)));
+  }
+  if (by_definition.key() != inputs.key()) {
+    RETURN_IF_ERROR(records_.put(by_definition, outcome->record, step.identity + "\nby definition"));
+  }
+  return std::move(*outcome);
 }
 
-Result<void> Executor::add_mount_inputs(const Step& step, const RunStep& run, KeyInputs& inputs) {
+// What a cache or secret holds is no input; what a cache starts with is. Files of a stage are known by its steps or,
+// `by_content`, by their bytes, unless all of the stage is mounted: reading that could cost more than the RUN.
+Result<void> Executor::add_mount_inputs(const Step& step, const RunStep& run, bool by_content, KeyInputs& inputs) {
   int number = 0;
   for (const PlannedMount& planned : run.mounts) {
     const parser::Mount& m = planned.mount;
     const std::string prefix = fmt::format("mount[{}].", number++);
     inputs.add(prefix + "type", std::to_string(static_cast<int>(m.type)));
     inputs.add(prefix + "target", m.target);
-    inputs.add(prefix + "options", fmt::format("ro={} id={} env={} mode={} uid={} gid={} size={}", m.read_only, m.id, m.env.value_or(""),
+    const bool cache = m.type == parser::MountType::kCache;
+    inputs.add(prefix + "options", fmt::format("ro={} id={} env={} mode={} uid={} gid={} size={}", m.read_only, cache ? "" : m.id, m.env.value_or(""),
                                                m.mode.value_or(0), m.uid.value_or(0), m.gid.value_or(0), m.size_bytes.value_or(0)));
-    if (m.type != parser::MountType::kBind) continue;  // what a cache or secret holds is no input
+    if (m.type != parser::MountType::kBind && !(cache && !m.from.empty())) continue;
     inputs.add(prefix + "source", m.source);
-    if (const std::string key = key_of_source(planned.from); !key.empty()) {
+    const std::string key = key_of_source(planned.from);
+    const bool read = by_content && !cache && planned.from.kind == SourceRef::Kind::kStage && clean_path("/" + m.source) != "/";
+    if (!key.empty() && !read) {
       inputs.add(prefix + "from", key);
       continue;
     }
     CopyStep everything;
     everything.from = planned.from;
-    everything.sources.push_back({m.source, step.instruction.range});
+    everything.sources.push_back(literal_path(m.source, step.instruction.range));
     ASSIGN_OR_RETURN(const std::shared_ptr<const SourceTree> tree, tree_of(planned.from, step.stage));
     ASSIGN_OR_RETURN(const Selection selection, select_sources(everything, step, tree, env_.pool));
     add_selection_inputs(selection, inputs);

@@ -21,6 +21,10 @@
 
 namespace lamina::builder {
 
+namespace internal {
+class RunMounts;
+}
+
 // What a step came to.
 struct Outcome {
   StepRecord record;
@@ -56,6 +60,8 @@ class Executor {
 
  private:
   std::vector<layers::LayerId> layers_below(const Step& step) const;
+  // What a step on top of this one, or one that reads this one's files, has as its "parent" input.
+  std::string chain_key(int step) const;
   std::string key_below(const Step& step) const;
   std::string key_of_stage(int stage) const;
   std::string key_of_source(const SourceRef& from) const;
@@ -68,13 +74,15 @@ class Executor {
   KeyInputs common_inputs(const Step& step, const char* instruction) const;
   std::optional<Outcome> recorded(const Step& step, const KeyInputs& inputs);
   Result<Outcome> record(const Step& step, const KeyInputs& inputs, layers::LayerId layer);
+  Result<bool> same_files(const layers::LayerId& a, const layers::LayerId& b);
   Result<layers::LayerId> add_layer(const Step& step, const layers::EntryList& entries);
 
   Result<Outcome> execute_body(const Step& step, const RunStep& run);
   Result<Outcome> execute_body(const Step& step, const CopyStep& copy);
   Result<Outcome> execute_body(const Step& step, const WorkdirStep& workdir);
 
-  Result<void> add_mount_inputs(const Step& step, const RunStep& run, KeyInputs& inputs);
+  Result<void> add_mount_inputs(const Step& step, const RunStep& run, bool by_content, KeyInputs& inputs);
+  Result<void> add_mounts(const Step& step, const RunStep& run, internal::RunMounts& set);
   Result<layers::LayerId> run_command(const Step& step, const RunStep& run);
   Result<layers::LayerId> copy_files(const Step& step, const CopyStep& copy, Selection& selection);
 

@@ -14,7 +14,7 @@ namespace {
 
 // Format of keys and records; a change in what enters a key needs a new number.
 constexpr std::string_view kKeyFormat = "lamina-key 1";
-constexpr std::string_view kRecordFormat = "lamina-record 1";
+constexpr std::string_view kRecordFormat = "lamina-record 2";
 
 void append_field(Sha256& hash, std::string_view text) {
   const uint64_t size = text.size();
@@ -144,21 +144,25 @@ std::string KeyInputs::difference_to(const KeyInputs& before) const {
   return join(found, "; ");
 }
 
-// Record file: "lamina-record 1\n<layer id>\n<created>\n".
-std::optional<StepRecord> RecordBook::find(const std::string& key) {
+// Record file: "lamina-record 2\n<layer id>\n<created>\n<chain>\n".
+std::optional<StepRecord> RecordBook::last(const std::string& key) {
   const auto text = store_.record(key);
   if (!text || !*text) return std::nullopt;
   const std::vector<std::string> lines = split(**text, '\n');
-  if (lines.size() < 3 || lines[0] != kRecordFormat) return std::nullopt;
-  StepRecord record{layers::LayerId{lines[1]}, lines[2]};
-  if (!record.layer.empty() && !store_.layer_info(record.layer)) return std::nullopt;
+  if (lines.size() < 4 || lines[0] != kRecordFormat) return std::nullopt;
+  return StepRecord{layers::LayerId{lines[1]}, lines[2], lines[3]};
+}
+
+std::optional<StepRecord> RecordBook::find(const std::string& key) {
+  std::optional<StepRecord> record = last(key);
+  if (record && !record->layer.empty() && !store_.layer_info(record->layer)) return std::nullopt;
   return record;
 }
 
 Result<void> RecordBook::put(const KeyInputs& inputs, const StepRecord& record,
                              const std::string& step_identity) {
   RETURN_IF_ERROR(store_.put_record(
-      inputs.key(), fmt::format("{}\n{}\n{}\n", kRecordFormat, record.layer.value, record.created)));
+      inputs.key(), fmt::format("{}\n{}\n{}\n{}\n", kRecordFormat, record.layer.value, record.created, record.chain)));
   return store_.put_record(inputs_key(step_identity), inputs.serialise());
 }
 
@@ -170,7 +174,7 @@ std::string RecordBook::explain_miss(const KeyInputs& inputs, const std::string&
 
 std::vector<layers::LayerId> layers_of_record(std::string_view record) {
   const std::vector<std::string> lines = split(record, '\n');
-  if (lines.size() < 3 || lines[0] != kRecordFormat || lines[1].empty()) return {};
+  if (lines.size() < 4 || lines[0] != kRecordFormat || lines[1].empty()) return {};
   return {layers::LayerId{lines[1]}};
 }
 

@@ -43,6 +43,9 @@ class KeyInputs {
 struct StepRecord {
   layers::LayerId layer;  // empty: the step changed no file
   std::string created;    // RFC 3339
+  // The "parent" input of the steps on top. The step's key, or something else when the step was executed once
+  // more and came to other files: what was built on the former ones must not be taken for what is on these.
+  std::string chain;
 };
 
 // The records of a store. Any thread.
@@ -52,6 +55,8 @@ class RecordBook {
 
   // Nothing when there is none, or its layer is gone.
   std::optional<StepRecord> find(const std::string& key);
+  // The last record under the key, also when its layer is gone.
+  std::optional<StepRecord> last(const std::string& key);
   // Also remembers these inputs as the newest of `step_identity` (which names the step across builds).
   Result<void> put(const KeyInputs& inputs, const StepRecord& record, const std::string& step_identity);
   // Why this step has no record: the difference to the newest inputs of the same step.

@@ -112,4 +112,31 @@ Result<OutputSpec> parse_output(std::string_view text) {
   return spec;
 }
 
+Result<std::vector<CacheFilter>> parse_cache_filter(std::string_view text) {
+  std::vector<CacheFilter> filters;
+  for (const std::string& part : split(text, ',')) {
+    const auto bad = [&](const char* why) {
+      return Error(ErrorKind::kInvalidInput, fmt::format("--no-cache-filter {}: {}", printable(part), why)).with_note("write a stage, or lines of the Dockerfile: build, build:12-20, build:12, :12-");
+    };
+    CacheFilter filter;
+    const size_t colon = part.find(':');
+    filter.stage = trim(std::string_view(part).substr(0, colon));
+    if (colon != std::string::npos) {
+      const std::string lines = part.substr(colon + 1);
+      const size_t dash = lines.find('-');
+      const std::string first = lines.substr(0, dash), last = dash == std::string::npos ? first : lines.substr(dash + 1);
+      const auto from = parse_uint(first), to = parse_uint(last);
+      if ((first.empty() && last.empty()) || (!first.empty() && !from) || (!last.empty() && !to)) return bad("the lines are numbers");
+      if (from.value_or(1) == 0 || to.value_or(1) == 0) return bad("lines are counted from 1");
+      if (from && to && *from > *to) return bad("the first line comes after the last");
+      filter.first_line = static_cast<uint32_t>(std::min<uint64_t>(from.value_or(0), UINT32_MAX));
+      filter.last_line = static_cast<uint32_t>(std::min<uint64_t>(to.value_or(UINT32_MAX), UINT32_MAX));
+    } else if (filter.stage.empty()) {
+      return bad("it is empty");
+    }
+    filters.push_back(std::move(filter));
+  }
+  return filters;
+}
+
 }  // namespace lamina::builder

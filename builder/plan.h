@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "builder/build.h"
+#include "builder/devices.h"
 #include "builder/git_source.h"
 #include "builder/images.h"
 #include "oci/image_config.h"
@@ -33,6 +34,12 @@ struct PlannedMount {
   SourceRef from;       // bind and cache with from
 };
 
+// RUN --device: the name as written and what it brings into the sandbox (nothing for an absent optional one).
+struct PlannedDevice {
+  std::string name;
+  DeviceEdits edits;
+};
+
 struct RunStep {
   std::vector<std::string> argv;
   // A heredoc that starts with "#!": mounted at /dev/pipes/<name> and executed through argv.
@@ -45,6 +52,7 @@ struct RunStep {
   NetworkMode network = NetworkMode::kHost;
   bool insecure = false;
   std::vector<PlannedMount> mounts;
+  std::vector<PlannedDevice> devices;
 };
 
 // ADD of a URL or a git repository.
@@ -91,6 +99,8 @@ struct Step {
   std::string line_text; // for the excerpt
   std::variant<RunStep, CopyStep, WorkdirStep> body;
   std::vector<int> needs_stages;  // whose files it reads
+  // COPY --link: layer and key have nothing to do with what lies below, so it need not be there yet.
+  bool independent = false;
   bool no_cache = false;
 };
 
@@ -125,6 +135,8 @@ struct Plan {
 
   // The steps whose layers make up a stage, bottom first, base stages included.
   std::vector<int> chain(int stage) const;
+  // The steps that must be done before this one can start.
+  std::vector<int> needs(const Step& step) const;
   // The image at the bottom of a stage, or null for scratch.
   const ResolvedImage* base_of(int stage) const;
   std::string describe() const;

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <set>
 
 #include "base/text.h"
 #include "builder/contexts.h"
@@ -63,7 +64,9 @@ std::optional<std::string> BuildArguments::given(const std::string& name) const 
 
 std::optional<std::string> BuildArguments::of_platform(const std::string& name) const {
   const auto it = platform_.find(name);
-  return it == platform_.end() ? std::nullopt : std::optional(it->second);
+  if (it == platform_.end()) return std::nullopt;
+  const auto instead = given(name);
+  return instead ? instead : std::optional(it->second);
 }
 
 Variables BuildArguments::proxies() const {
@@ -115,6 +118,7 @@ Result<Plan> Planner::run() {
   ASSIGN_OR_RETURN(plan_.target, find_target());
   const parser::Stage& target = dockerfile_.stages[static_cast<size_t>(plan_.target)];
   arguments_.emplace(request_, plan_.platform, target.name);
+  RETURN_IF_ERROR(check_filters());
   RETURN_IF_ERROR(evaluate_global_args());
   RETURN_IF_ERROR(evaluate_stage(plan_.target));
   name_steps();
@@ -172,7 +176,8 @@ Result<int> Planner::add_image(const std::string& name, const oci::Platform& pla
   const std::string key = name + " " + platform.text();
   if (const auto it = image_index_.find(key); it != image_index_.end()) return it->second;
   int index = -1;
-  const auto named = request_.build_contexts.find(name);
+  const auto context = named_context(name, platform);
+  const auto named = context ? request_.build_contexts.find(*context) : request_.build_contexts.end();
   constexpr std::string_view kLayout = "oci-layout://", kDockerImage = "docker-image://";
   if (named != request_.build_contexts.end() && named->second.compare(0, kLayout.size(), kLayout) == 0) {
     ASSIGN_OR_RETURN(index, add_resolved(resolver_.from_layout(named->second.substr(kLayout.size()), platform), i, range));
@@ -216,12 +221,13 @@ Result<SourceRef> Planner::source_ref(StageScope& scope, const parser::Instructi
     ref.stage = stage;
     return ref;
   }
-  const auto named = request_.build_contexts.find(name);
-  if (named != request_.build_contexts.end() && !is_image_context(named->second)) {
+  const auto context = named_context(name, plan_.platform);
+  if (context && is_directory_context(*context)) {
     ref.kind = SourceRef::Kind::kNamedContext;
+    ref.name = *context;
     return ref;
   }
-  if (named == request_.build_contexts.end()) {
+  if (!context) {
     if (name == "scratch") {
       ref.kind = SourceRef::Kind::kScratch;
       return ref;
@@ -238,6 +244,46 @@ Result<SourceRef> Planner::source_ref(StageScope& scope, const parser::Instructi
   return ref;
 }
 
+// How images are compared with the names of contexts: as Docker shows them.
+namespace {
+std::string familiar(const std::string& name) {
+  const auto reference = oci::Reference::parse(name);
+  if (!reference) return name;
+  std::string text = reference->familiar();
+  if (!reference->digest() && text.size() > 7 && text.compare(text.size() - 7, 7, ":latest") == 0) text.resize(text.size() - 7);
+  return text;
+}
+}  // namespace
+
+std::optional<std::string> Planner::named_context(const std::string& name, const oci::Platform& platform) const {
+  const auto& contexts = request_.build_contexts;
+  for (const std::string& candidate : {name + "::" + platform.text(), name}) {
+    if (contexts.contains(candidate)) return candidate;
+  }
+  const std::string wanted = familiar(name);
+  for (const auto& [key, place] : contexts) {
+    const size_t colons = key.rfind("::");
+    if (colons != std::string::npos && key.substr(colons + 2) != platform.text()) continue;
+    if (familiar(key.substr(0, colons)) == wanted) return key;
+  }
+  return std::nullopt;
+}
+
+bool Planner::is_directory_context(const std::string& context) const { return !is_image_context(request_.build_contexts.at(context)); }
+
+Result<oci::Platform> Planner::platform_of(const parser::Instruction& i) {
+  const auto& from = std::get<parser::From>(i.body);
+  if (!from.platform) return plan_.platform;
+  ASSIGN_OR_RETURN(const std::string text, expand_global(i, *from.platform));
+  if (text.empty()) {
+    return complaints_.fail(i, from.platform->range, fmt::format("the platform ({}) is empty after expansion", from.platform->text),
+                            {"only ARGs from before the first FROM, and BUILDPLATFORM and TARGETPLATFORM with their parts, are known here"});
+  }
+  auto parsed = oci::Platform::parse(text);
+  if (!parsed) return complaints_.fail(i, from.platform->range, parsed.error().message(), parsed.error().notes());
+  return std::move(*parsed);
+}
+
 Result<void> Planner::resolve_base(StageScope& scope) {
   const parser::Instruction& i = scope.source.from;
   const auto& from = std::get<parser::From>(i.body);
@@ -247,13 +293,7 @@ Result<void> Planner::resolve_base(StageScope& scope) {
     return complaints_.fail(i, from.image.range, fmt::format("the base image name ({}) is empty after expansion", from.image.text),
                             {"give the ARG a default value before the first FROM, or pass --build-arg"});
   }
-  oci::Platform platform = plan_.platform;
-  if (from.platform) {
-    ASSIGN_OR_RETURN(const std::string text, expand_global(i, *from.platform));
-    auto parsed = oci::Platform::parse(text);
-    if (!parsed) return complaints_.fail(i, from.platform->range, parsed.error().message(), parsed.error().notes());
-    platform = std::move(*parsed);
-  }
+  ASSIGN_OR_RETURN(const oci::Platform platform, platform_of(i));
   const std::string lower = to_lower(name);
   for (int k = stage.index - 1; k >= 0; --k) {
     if (dockerfile_.stages[static_cast<size_t>(k)].name != lower) continue;
@@ -266,22 +306,21 @@ Result<void> Planner::resolve_base(StageScope& scope) {
     stage.arg_names = base.arg_names;
     return {};
   }
-  return resolve_root(scope, name, platform);
+  return start_from(scope, name, platform);
 }
 
-// What stands for a base that is no stage: nothing, an image, or the files of a named context.
-Result<void> Planner::resolve_root(StageScope& scope, const std::string& name, const oci::Platform& platform) {
+// A named context, scratch, or an image.
+Result<void> Planner::start_from(StageScope& scope, const std::string& name, const oci::Platform& platform) {
   const parser::Instruction& i = scope.source.from;
-  const auto& from = std::get<parser::From>(i.body);
   PlannedStage& stage = scope.stage;
-  const auto named = request_.build_contexts.find(name);
-  const bool files = named != request_.build_contexts.end() && !is_image_context(named->second);
-  if (files || (name == "scratch" && named == request_.build_contexts.end())) {
+  const auto context = named_context(name, platform);
+  const bool directory = context && is_directory_context(*context);
+  if (directory || (name == "scratch" && !context)) {
     stage.config.platform = platform;
     stage.config.env = {"PATH=" + std::string(kDefaultPath)};
     stage.config.working_dir = "/";
   } else {
-    ASSIGN_OR_RETURN(stage.base_image, add_image(name, platform, i, from.image.range));
+    ASSIGN_OR_RETURN(stage.base_image, add_image(name, platform, i, std::get<parser::From>(i.body).image.range));
     stage.config = plan_.images[static_cast<size_t>(stage.base_image)].config;
     stage.config.created.clear();
     for (const oci::HistoryEntry& h : stage.config.history) stage.history.push_back({h, -1});
@@ -291,16 +330,19 @@ Result<void> Planner::resolve_root(StageScope& scope, const std::string& name, c
     const size_t eq = e.find('=');
     set_variable(stage.env, e.substr(0, eq), eq == std::string::npos ? "" : e.substr(eq + 1));
   }
-  if (files) {
-    Step step;
-    CopyStep copy;
-    copy.from.kind = SourceRef::Kind::kNamedContext;
-    copy.from.name = name;
-    copy.sources.push_back({"/", from.image.range});
-    copy.destination = "/";
-    step.body = std::move(copy);
-    add_step(scope, i, std::move(step), "COPY / /");
-  }
+  return directory ? start_from_directory(scope, *context) : Result<void>();
+}
+
+// A directory in the place of an image: its files on an empty root.
+Result<void> Planner::start_from_directory(StageScope& scope, const std::string& context) {
+  CopyStep copy;
+  copy.from.kind = SourceRef::Kind::kNamedContext;
+  copy.from.name = context;
+  copy.sources.push_back({"/", scope.source.from.range});
+  copy.destination = "/";
+  Step step;
+  step.body = std::move(copy);
+  add_step(scope, scope.source.from, std::move(step), "FROM " + context);
   return {};
 }
 
@@ -309,11 +351,14 @@ Result<void> Planner::evaluate_stage(int index) {
   StageScope scope{dockerfile_.stages[static_cast<size_t>(index)], {}};
   scope.stage.index = index;
   scope.stage.name = scope.source.name;
-  if (!scope.stage.name.empty() && request_.build_contexts.contains(scope.stage.name)) {
-    // A named context with the name of a stage stands for the whole stage (dockerfile-language 1.5).
-    RETURN_IF_ERROR(resolve_root(scope, scope.stage.name, plan_.platform));
-    plan_.stages.emplace(index, std::move(scope.stage));
-    return {};
+  if (!scope.stage.name.empty() && !request_.build_contexts.empty()) {
+    ASSIGN_OR_RETURN(const oci::Platform platform, platform_of(scope.source.from));
+    // A context of the stage's name stands for the whole stage: none of its instructions are executed.
+    if (named_context(scope.stage.name, platform)) {
+      RETURN_IF_ERROR(start_from(scope, scope.stage.name, platform));
+      plan_.stages.emplace(index, std::move(scope.stage));
+      return {};
+    }
   }
   RETURN_IF_ERROR(resolve_base(scope));
   const std::vector<std::string> triggers = std::exchange(scope.stage.config.on_build, {});
@@ -342,6 +387,30 @@ Result<void> Planner::run_triggers(StageScope& scope, const std::vector<std::str
   return {};
 }
 
+// --no-cache-filter names stages as the user does; a typing error must not silently use the cache.
+Result<void> Planner::check_filters() const {
+  std::vector<std::string> names;
+  for (const parser::Stage& stage : dockerfile_.stages) {
+    if (!stage.name.empty()) names.push_back(stage.name);
+  }
+  for (const CacheFilter& filter : request_.no_cache_filter) {
+    if (filter.stage.empty()) continue;
+    const auto index = parse_uint(filter.stage);
+    if (index ? *index < dockerfile_.stages.size() : std::find(names.begin(), names.end(), to_lower(filter.stage)) != names.end()) continue;
+    Error error(ErrorKind::kInvalidInput, fmt::format("--no-cache-filter: there is no stage \"{}\"", printable(filter.stage)));
+    if (const auto near = nearest_name(to_lower(filter.stage), names)) return std::move(error).with_note("did you mean " + *near + "?");
+    return std::move(error).with_note(names.empty() ? "no stage has a name; give its number, counted from 0, or lines: :12-20" : "the stages are: " + join(names, ", "));
+  }
+  return {};
+}
+
+bool Planner::filtered(const StageScope& scope, const parser::Instruction& i) const {
+  return std::any_of(request_.no_cache_filter.begin(), request_.no_cache_filter.end(), [&](const CacheFilter& filter) {
+    const bool stage = filter.stage.empty() || to_lower(filter.stage) == scope.stage.name || filter.stage == std::to_string(scope.stage.index);
+    return stage && i.range.line <= filter.last_line && i.range.end_line >= filter.first_line;
+  });
+}
+
 Result<void> Planner::apply(StageScope& scope, const parser::Instruction& instruction) {
   return std::visit([&](const auto& body) { return apply_body(scope, instruction, body); }, instruction.body);
 }
@@ -367,9 +436,7 @@ void Planner::add_step(StageScope& scope, const parser::Instruction& i, Step ste
     if (!below.empty()) step.parent = below.back();
   }
   if (scope.stage.base_stage >= 0 && step.parent < 0) step.needs_stages.push_back(scope.stage.base_stage);
-  const auto& filter = request_.no_cache_filter;
-  step.no_cache = request_.no_cache || (!scope.stage.name.empty() &&
-                                        std::find(filter.begin(), filter.end(), scope.stage.name) != filter.end());
+  step.no_cache = request_.no_cache || filtered(scope, i);
   oci::HistoryEntry entry;
   entry.created_by = std::move(created_by) + " # lamina";
   entry.comment = "lamina";
@@ -404,6 +471,23 @@ std::vector<int> Plan::chain(int stage) const {
     at = s.base_stage;
   }
   return out;
+}
+
+std::vector<int> Plan::needs(const Step& step) const {
+  std::set<int> out;
+  // An independent step waits for nobody: that it is done says nothing of the steps below it.
+  const auto add_stack = [&](int at) {
+    for (; at >= 0; at = steps[static_cast<size_t>(at)].parent) {
+      out.insert(at);
+      if (!steps[static_cast<size_t>(at)].independent) break;
+    }
+  };
+  if (!step.independent) add_stack(step.parent);
+  for (int stage : step.needs_stages) {
+    const std::vector<int> stack = chain(stage);
+    if (!stack.empty()) add_stack(stack.back());
+  }
+  return {out.begin(), out.end()};
 }
 
 const ResolvedImage* Plan::base_of(int stage) const {

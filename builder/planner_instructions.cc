@@ -49,7 +49,6 @@ Result<void> Planner::apply_body(StageScope&, const parser::Instruction& i, cons
 // dockerfile-language 1.6: --build-arg, else the default, else the global ARG or platform value.
 Result<void> Planner::apply_body(StageScope& scope, const parser::Instruction& i, const parser::Arg& body) {
   std::vector<std::string> shown;
-  const Variables before = scope.stage.env;
   Variables& env = scope.stage.env;
   for (const parser::Arg::Item& item : body.items) {
     const std::string& name = item.name.text;
@@ -60,7 +59,8 @@ Result<void> Planner::apply_body(StageScope& scope, const parser::Instruction& i
     if (!value) value = get_variable(global_, name);
     if (!value) value = arguments_->of_platform(name);
     shown.push_back(value ? name + "=" + *value : name);
-    if (!value) continue;
+    // These two only ask for something of the builder (a list of packages, which is not made here).
+    if (!value || name == "BUILDKIT_SBOM_SCAN_CONTEXT" || name == "BUILDKIT_SBOM_SCAN_STAGE") continue;
     set_variable(env, name, *value);
     std::erase(scope.stage.arg_names, name);
     scope.stage.arg_names.push_back(name);
@@ -229,6 +229,12 @@ namespace {
 
 bool is_http_source(const std::string& text) { return text.compare(0, 7, "http://") == 0 || text.compare(0, 8, "https://") == 0; }
 
+bool numeric_owner(const std::string& owner) {
+  const auto number = [](const std::string& part) { return part.empty() || parse_uint(part).has_value(); };
+  const size_t colon = owner.find(':');
+  return number(owner.substr(0, colon)) && (colon == std::string::npos || number(owner.substr(colon + 1)));
+}
+
 std::string copy_history(const CopyStep& step) {
   std::string text = step.is_add ? "ADD" : "COPY";
   if (step.parents) text += " --parents";
@@ -330,6 +336,10 @@ Result<void> Planner::apply_body(StageScope& scope, const parser::Instruction& i
   step.destination = absolute_destination(destination, scope.stage.config.working_dir);
   if (body.chown) {
     ASSIGN_OR_RETURN(step.chown, expand(scope, i, *body.chown));
+    if (step.link && !numeric_owner(step.chown)) {
+      return complaints_.fail(i, body.chown->range, fmt::format("--link copies without looking at the files below, so the name {} cannot be looked up", printable(step.chown)),
+                              {"give numbers, such as --chown=1000:1000, or leave --link out"});
+    }
   }
   if (body.chmod) {
     ASSIGN_OR_RETURN(step.chmod, expand(scope, i, *body.chmod));
@@ -347,6 +357,7 @@ Result<void> Planner::apply_body(StageScope& scope, const parser::Instruction& i
     if (step.from.kind == SourceRef::Kind::kStage) out.needs_stages.push_back(step.from.stage);
   }
   std::string history = copy_history(step);
+  out.independent = step.link;
   out.body = std::move(step);
   add_step(scope, i, std::move(out), std::move(history));
   return {};
@@ -396,6 +407,10 @@ Result<void> Planner::fill_run_mounts(StageScope& scope, const parser::Instructi
     if (!mount.mount.target.empty()) mount.mount.target = absolute(mount.mount.target, scope.stage.config.working_dir);
     if (mount.mount.target == "/") return complaints_.fail(i, raw.range, "a mount cannot have / as its target");
     const bool takes_files = mount.mount.type == parser::MountType::kBind || mount.mount.type == parser::MountType::kCache;
+    if (mount.mount.type == parser::MountType::kCache) {
+      // Builds that share a store may keep their caches apart.
+      if (const auto space = arguments_->given("BUILDKIT_CACHE_MOUNT_NS"); space && !space->empty()) mount.mount.id = *space + "/" + mount.mount.id;
+    }
     if (takes_files && !mount.mount.from.empty()) {
       ASSIGN_OR_RETURN(mount.from, source_ref(scope, i, mount.mount.from, raw.range, false));
       if (mount.from.kind == SourceRef::Kind::kStage) out.needs_stages.push_back(mount.from.stage);
@@ -405,22 +420,7 @@ Result<void> Planner::fill_run_mounts(StageScope& scope, const parser::Instructi
   return {};
 }
 
-Result<void> Planner::apply_body(StageScope& scope, const parser::Instruction& i, const parser::Run& body) {
-  RunStep step;
-  Step out;
-  std::string history;
-  if (!body.devices.empty()) {
-    return complaints_.fail(i, body.devices[0].range, "unsupported: RUN --device cannot be executed yet", {}, ErrorKind::kUnsupported);
-  }
-  RETURN_IF_ERROR(fill_run_command(scope, body, step, history));
-  RETURN_IF_ERROR(fill_run_mounts(scope, i, body, step, out));
-  step.env = scope.stage.env;
-  for (const auto& [name, value] : arguments_->proxies()) {
-    if (!get_variable(step.env, name)) step.hidden_env.emplace_back(name, value);
-  }
-  step.working_dir = scope.stage.config.working_dir.empty() ? "/" : scope.stage.config.working_dir;
-  step.user = scope.stage.config.user;
-  step.hostname = arguments_->given("BUILDKIT_SANDBOX_HOSTNAME").value_or("");
+Result<void> Planner::fill_run_isolation(StageScope& scope, const parser::Instruction& i, const parser::Run& body, RunStep& step) {
   step.network = request_.network;
   const auto allowed = [&](const char* what) {
     return std::find(request_.allow.begin(), request_.allow.end(), what) != request_.allow.end();
@@ -430,6 +430,10 @@ Result<void> Planner::apply_body(StageScope& scope, const parser::Instruction& i
     if (network == "none") {
       step.network = NetworkMode::kNone;
     } else if (network == "host") {
+      // There is no bridge: what every RUN has is the host's network. Only a build without network is opened by this.
+      if (request_.network == NetworkMode::kNone && !allowed("network.host")) {
+        return complaints_.fail(i, body.network->range, "RUN --network=host is not allowed in a build with --network=none", {"allow it for this build with --allow network.host"}, ErrorKind::kDenied);
+      }
       step.network = NetworkMode::kHost;
     } else if (network != "default") {
       return complaints_.fail(i, body.network->range, fmt::format("\"{}\" is no network mode", printable(network)), {"it is default, none or host"});
@@ -445,6 +449,42 @@ Result<void> Planner::apply_body(StageScope& scope, const parser::Instruction& i
       return complaints_.fail(i, body.security->range, "RUN --security=insecure is not allowed", {"allow it for this build with --allow security.insecure"}, ErrorKind::kDenied);
     }
   }
+  return {};
+}
+
+// Names only: which devices they stand for is looked up when the plan is made, so that a refusal comes before
+// anything is executed.
+Result<void> Planner::fill_run_devices(const parser::Instruction& i, const parser::Run& body, RunStep& step) {
+  for (const parser::Word& raw : body.devices) {
+    auto wanted = parser::parse_device(raw.text);
+    if (!wanted) return complaints_.fail(i, raw.range, wanted.error().message(), wanted.error().notes());
+    if (!devices_) {
+      auto loaded = DeviceRegistry::load(request_.cdi_directories);
+      if (!loaded) return std::move(loaded).error();
+      devices_ = std::move(*loaded);
+    }
+    auto edits = devices_->find(*wanted, request_.allow);
+    if (!edits) return complaints_.fail(i, raw.range, edits.error().message(), edits.error().notes(), edits.error().kind());
+    step.devices.push_back({wanted->name, std::move(*edits)});
+  }
+  return {};
+}
+
+Result<void> Planner::apply_body(StageScope& scope, const parser::Instruction& i, const parser::Run& body) {
+  RunStep step;
+  Step out;
+  std::string history;
+  RETURN_IF_ERROR(fill_run_command(scope, body, step, history));
+  RETURN_IF_ERROR(fill_run_devices(i, body, step));
+  RETURN_IF_ERROR(fill_run_mounts(scope, i, body, step, out));
+  step.env = scope.stage.env;
+  for (const auto& [name, value] : arguments_->proxies()) {
+    if (!get_variable(step.env, name)) step.hidden_env.emplace_back(name, value);
+  }
+  step.working_dir = scope.stage.config.working_dir.empty() ? "/" : scope.stage.config.working_dir;
+  step.user = scope.stage.config.user;
+  step.hostname = arguments_->given("BUILDKIT_SANDBOX_HOSTNAME").value_or("");
+  RETURN_IF_ERROR(fill_run_isolation(scope, i, body, step));
   out.body = std::move(step);
   add_step(scope, i, std::move(out), std::move(history));
   return {};

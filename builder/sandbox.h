@@ -23,13 +23,17 @@ enum class NetworkMode {
 
 // Something visible in the sandbox besides the root file system.
 struct SandboxMount {
-  enum class Type { kBind, kTmpfs };
+  enum class Type { kBind, kTmpfs, kFile, kDevice };
   Type type = Type::kBind;
-  std::string source;       // kBind: absolute path outside the sandbox (file, directory or socket)
+  std::string source;       // kBind: absolute path outside the sandbox (file, directory or socket); kDevice: the node
   std::string target;       // absolute path inside; made when missing and removed again when still empty
   bool read_only = false;
   std::optional<uint64_t> size_bytes;  // kTmpfs
-  uint32_t mode = 01777;    // kTmpfs
+  uint32_t mode = 01777;    // kTmpfs, kFile, kDevice
+  uint32_t uid = 0, gid = 0;  // kFile, kDevice
+  std::string content;      // kFile: read-only and never on a disk
+  bool block = false;       // kDevice; with full privileges a node of our own is made of these three
+  uint32_t dev_major = 0, dev_minor = 0;
   // kBind with a stack instead of a directory: an overlay of these, top first; writes are discarded.
   // `scratch` is an empty directory on a file system that can hold an upperdir (needed unless read_only).
   std::vector<std::string> overlay_lower;
@@ -55,6 +59,7 @@ struct SandboxSpec {
   bool insecure = false;                 // all capabilities, no seccomp filter, nothing masked
   uint64_t shm_size_bytes = 64 << 20;
   std::vector<std::string> ulimits;      // "nofile=1024:2048"
+  std::vector<uint32_t> extra_groups;    // supplementary, besides those of the user
   // Files or directories written below the mount targets stay out of upper_dir; stubs made for mounts are removed.
 
   bool inherit_stdio = false;            // `build run`: the command has our stdin, stdout and stderr

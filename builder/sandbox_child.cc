@@ -77,6 +77,7 @@ Result<void> become_user(const SandboxPlan& plan, const ResolvedUser& user) {
   const uint64_t keep = plan.spec.insecure ? ~uint64_t{0} : default_capabilities();
   if (!plan.spec.insecure) RETURN_IF_ERROR(limit_bounding_set(keep));
   std::vector<gid_t> groups(user.groups.begin(), user.groups.end());
+  groups.insert(groups.end(), plan.spec.extra_groups.begin(), plan.spec.extra_groups.end());
   if (::setgroups(groups.size(), groups.data()) != 0) {
     // With a single mapped id the kernel forbids setgroups; nothing is lost when only group 0 is wanted.
     const bool only_root = groups.empty() || (groups.size() == 1 && groups[0] == 0);

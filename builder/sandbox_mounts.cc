@@ -342,6 +342,8 @@ class RootBuilder {
       if (m.size_bytes) options += fmt::format(",size={}", *m.size_bytes);
       return mount_at("tmpfs", m.target, kNosuid | kNodev, options);
     }
+    if (m.type == SandboxMount::Type::kFile) return memory_file(m);
+    if (m.type == SandboxMount::Type::kDevice) return device(m);
     if (m.overlay_lower.empty() && m.scratch.empty()) return bind(m.source, m.target, m.read_only);
     // A stage or image. Even read-only it needs two layers or an upper: the scratch directory serves.
     const std::string upper = m.scratch + "/upper", work = m.scratch + "/work", empty = m.scratch + "/empty";
@@ -360,8 +362,53 @@ class RootBuilder {
     return attach(tree.get(), at.get());
   }
 
+  // A file system in memory, outside the root: what is shown inside are clones of single files in it.
+  Result<int> memory() {
+    if (memory_) return memory_.get();
+    const std::string place = plan_.spec.upper_dir.substr(0, plan_.spec.upper_dir.rfind('/')) + "/memory";
+    if (::mkdir(place.c_str(), 0700) != 0 && errno != EEXIST) return system_error(errno, "mkdir", place);
+    if (::mount("tmpfs", place.c_str(), "tmpfs", kNosuid, "mode=700") != 0) return system_error(errno, "mount", place);
+    ASSIGN_OR_RETURN(memory_, open_directory(AT_FDCWD, place));
+    return memory_.get();
+  }
+
+  Result<void> memory_file(const SandboxMount& m) {
+    ASSIGN_OR_RETURN(const int directory, memory());
+    const std::string name = std::to_string(++memory_files_);
+    {
+      ASSIGN_OR_RETURN(UniqueFd file, open_at(directory, name, O_WRONLY | O_CREAT | O_EXCL, 0600));
+      RETURN_IF_ERROR(write_all(file.get(), m.content));
+      if (::fchown(file.get(), m.uid, m.gid) != 0) {
+        Error error = system_error(errno, "chown", m.target);
+        return std::move(error).with_note(fmt::format("the ids {}:{} must be mapped into this user's namespace: see docs/sandbox.md", m.uid, m.gid));
+      }
+      if (::fchmod(file.get(), m.mode) != 0) return system_error(errno, "chmod", m.target);
+      RETURN_IF_ERROR(file.close());
+    }
+    return show(directory, name, m.target, true);
+  }
+
+  // With full privileges a node of our own: chmod in the command must not reach the machine's.
+  Result<void> device(const SandboxMount& m) {
+    if (!plan_.full_privileges) return show(AT_FDCWD, m.source, m.target, false);
+    ASSIGN_OR_RETURN(const int directory, memory());
+    const std::string name = std::to_string(++memory_files_);
+    if (::mknodat(directory, name.c_str(), (m.block ? S_IFBLK : S_IFCHR) | 0600, makedev(m.dev_major, m.dev_minor)) != 0) return system_error(errno, "mknod", m.target);
+    if (::fchownat(directory, name.c_str(), m.uid, m.gid, 0) != 0) return system_error(errno, "chown", m.target);
+    if (::fchmodat(directory, name.c_str(), m.mode, 0) != 0) return system_error(errno, "chmod", m.target);
+    return show(directory, name, m.target, false);
+  }
+
+  Result<void> show(int directory, const std::string& name, const std::string& path, bool read_only) {
+    ASSIGN_OR_RETURN(const UniqueFd at, target(path, false));
+    ASSIGN_OR_RETURN(const UniqueFd tree, clone_tree(directory, name, false, read_only));
+    return attach(tree.get(), at.get());
+  }
+
   const SandboxPlan& plan_;
   int root_;
+  UniqueFd memory_;
+  int memory_files_ = 0;
 };
 
 }  // namespace

@@ -80,6 +80,8 @@ void write_mount(Writer& w, const SandboxMount& m) {
   w.list(m.overlay_lower);
   w.text(m.scratch);
   w.text(m.subpath);
+  w.text(m.content);
+  for (const uint32_t n : {m.uid, m.gid, m.block ? 1U : 0U, m.dev_major, m.dev_minor}) w.number(n);
 }
 
 SandboxMount read_mount(Reader& r) {
@@ -94,6 +96,12 @@ SandboxMount read_mount(Reader& r) {
   m.overlay_lower = r.list();
   m.scratch = r.text();
   m.subpath = r.text();
+  m.content = r.text();
+  m.uid = static_cast<uint32_t>(r.number());
+  m.gid = static_cast<uint32_t>(r.number());
+  m.block = r.number() != 0;
+  m.dev_major = static_cast<uint32_t>(r.number());
+  m.dev_minor = static_cast<uint32_t>(r.number());
   return m;
 }
 
@@ -116,6 +124,8 @@ std::string serialise(const SandboxPlan& plan) {
   w.number(s.insecure ? 1 : 0);
   w.number(s.shm_size_bytes);
   w.list(s.ulimits);
+  w.number(s.extra_groups.size());
+  for (const uint32_t g : s.extra_groups) w.number(g);
   w.number(s.inherit_stdio ? 1 : 0);
   w.text(plan.hosts);
   w.text(plan.resolv_conf);
@@ -141,6 +151,7 @@ Result<SandboxPlan> deserialise(std::string_view text) {
   s.insecure = r.number() != 0;
   s.shm_size_bytes = r.number();
   s.ulimits = r.list();
+  for (uint64_t n = r.number(); n > 0 && r.good(); --n) s.extra_groups.push_back(static_cast<uint32_t>(r.number()));
   s.inherit_stdio = r.number() != 0;
   plan.hosts = r.text();
   plan.resolv_conf = r.text();

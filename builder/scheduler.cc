@@ -44,12 +44,7 @@ class Scheduler {
     waits_for_.resize(plan_.steps.size());
     waiters_.resize(plan_.steps.size());
     for (const Step& step : plan_.steps) {
-      std::set<int> needs;
-      if (step.parent >= 0) needs.insert(step.parent);
-      for (int stage : step.needs_stages) {
-        const std::vector<int> chain = plan_.chain(stage);
-        if (!chain.empty()) needs.insert(chain.back());
-      }
+      const std::vector<int> needs = plan_.needs(step);
       waits_for_[static_cast<size_t>(step.id)] = needs.size();
       for (int need : needs) waiters_[static_cast<size_t>(need)].push_back(step.id);
       if (needs.empty()) ready_.push_back(step.id);

@@ -123,7 +123,7 @@ Result<ResolvedUser> resolve_user(std::string_view text, const ReadText& read) {
   return out;
 }
 
-Result<Owner> resolve_owner(std::string_view text, const ReadText& read) {
+Result<Owner> resolve_owner(std::string_view text, const ReadText& read, bool unknown_is_root) {
   const Parts parts = split_owner(text);
   Owner out;
   if (const auto number = id_of(parts.user)) {
@@ -132,15 +132,20 @@ Result<Owner> resolve_owner(std::string_view text, const ReadText& read) {
   } else if (!parts.user.empty()) {
     ASSIGN_OR_RETURN(const std::vector<PasswdLine> users, read_passwd(read));
     const auto found = std::find_if(users.begin(), users.end(), [&](const PasswdLine& l) { return l.name == parts.user; });
-    if (found == users.end()) return unknown_name("user", "/etc/passwd", parts.user, users);
-    out.uid = found->uid;
-    out.gid = found->gid;
+    if (found != users.end()) {
+      out.uid = found->uid;
+      out.gid = found->gid;
+    } else if (!unknown_is_root) {
+      return unknown_name("user", "/etc/passwd", parts.user, users);
+    }
   }
   if (parts.has_group) {
     if (const auto number = id_of(parts.group)) {
       out.gid = *number;
     } else {
-      ASSIGN_OR_RETURN(out.gid, find_group(parts.group, read));
+      auto group = find_group(parts.group, read);
+      if (!group && !(unknown_is_root && group.error().kind() == ErrorKind::kNotFound)) return std::move(group).error();
+      out.gid = group ? *group : 0;
     }
   }
   return out;

@@ -27,11 +27,11 @@ using ReadText = std::function<Result<std::optional<std::string>>(const std::str
 Result<ResolvedUser> resolve_user(std::string_view text, const ReadText& read);
 
 // For --chown: a user name gives its primary gid; a number without group gives gid = uid; an unknown name is
-// kNotFound with the nearest name.
+// kNotFound with the nearest name, or 0 if `unknown_is_root`.
 struct Owner {
   uint32_t uid = 0;
   uint32_t gid = 0;
 };
-Result<Owner> resolve_owner(std::string_view text, const ReadText& read);
+Result<Owner> resolve_owner(std::string_view text, const ReadText& read, bool unknown_is_root = false);
 
 }  // namespace lamina::builder

@@ -120,7 +120,7 @@ Result<void> find_epoch(builder::BuildRequest& request) {
 
 // What CLI11 fills for `build`; turned into a request when it is done.
 struct RawBuild {
-  std::vector<std::string> build_args, labels, contexts, platforms, outputs, hosts, secrets, ssh, cache;
+  std::vector<std::string> build_args, labels, contexts, platforms, outputs, hosts, secrets, ssh, cache, cache_filters;
   std::string pull, network, shm_size, progress, context;
   bool load = false, ignored = false;
 };
@@ -140,13 +140,17 @@ void add_build_options(CLI::App& app, BuildOptions& o, RawBuild& raw) {
   app.add_flag("--push", r.push, "Push every tag to its registry");
   app.add_flag("--load", raw.load, "Keep the image in the store (that is so anyway)");
   app.add_flag("--no-cache", r.no_cache, "Do not use recorded steps");
-  many("--no-cache-filter", r.no_cache_filter, "Stage whose recorded steps are not used");
+  many("--no-cache-filter", raw.cache_filters, "STAGE[:FIRST-LAST]: a stage, or lines of the Dockerfile, whose recorded steps are not used");
   app.add_option("--pull", raw.pull, "Look for base images in the registry: always, missing, never, newer");
   app.add_option("--network", raw.network, "Network of RUN: default, host, none");
   many("--add-host", raw.hosts, "NAME:ADDRESS for /etc/hosts of RUN");
   many("--secret", raw.secrets, "id=NAME,src=FILE or id=NAME,env=VARIABLE");
   many("--ssh", raw.ssh, "default or ID=SOCKET: an ssh agent for RUN --mount=type=ssh");
-  many("--allow", r.allow, "Permission for the build: security.insecure, network.host");
+  many("--allow", r.allow, "Permission for the build: security.insecure, network.host, device[=NAME]");
+  many("--cdi-spec-dir", r.cdi_directories, "Directory of device descriptions for RUN --device (default: /etc/cdi, /var/run/cdi)");
+  app.add_flag("--squash", r.squash, "Make one layer of all that the Dockerfile adds to the base image");
+  app.add_flag("--strict", r.strict, "A wildcard of COPY or ADD that matches nothing is an error");
+  many("--compat", r.compat, "unknown-owner: a --chown name that is not found means 0, as in BuildKit");
   app.add_option("--shm-size", raw.shm_size, "Size of /dev/shm in RUN");
   many("--ulimit", r.ulimits, "NAME=SOFT[:HARD] limit of RUN");
   app.add_option("--ignorefile", r.ignore_file, "Ignore file to use instead of .dockerignore");
@@ -159,6 +163,26 @@ void add_build_options(CLI::App& app, BuildOptions& o, RawBuild& raw) {
   app.add_flag("--dry-run", o.dry_run, "Print the plan, execute nothing");
   app.add_flag("--rm,--force-rm", raw.ignored, "Accepted for compatibility: nothing is ever left behind")->group("");
   many("--cache-from,--cache-to", raw.cache, "Not supported");
+}
+
+// --allow and --compat take words; a misspelt one must not silently do nothing.
+Result<void> check_words(builder::BuildRequest& r) {
+  const auto check = [](const char* flag, const std::string& word, const std::vector<std::string>& known) -> Result<void> {
+    if (std::find(known.begin(), known.end(), word) != known.end()) return {};
+    Error error = bad(fmt::format("{}: \"{}\" is not known", flag, printable(word)));
+    if (const auto near = nearest_name(word, known)) return std::move(error).with_note("did you mean " + *near + "?");
+    return std::move(error).with_note("known: " + join(known, ", "));
+  };
+  std::vector<std::string> allowed;
+  for (const std::string& text : r.allow) {
+    for (const std::string& word : split(text, ',')) {
+      RETURN_IF_ERROR(check("--allow", word.compare(0, 7, "device=") == 0 ? "device" : word, {"network.host", "security.insecure", "device"}));
+      allowed.push_back(word);
+    }
+  }
+  r.allow = std::move(allowed);
+  for (const std::string& word : r.compat) RETURN_IF_ERROR(check("--compat", word, {"unknown-owner"}));
+  return {};
 }
 
 Result<void> fill_request(BuildOptions& o, const RawBuild& raw) {
@@ -189,6 +213,11 @@ Result<void> fill_request(BuildOptions& o, const RawBuild& raw) {
     r.build_contexts[name] = value;
   }
   ASSIGN_OR_RETURN(r.platforms, parse_platforms(raw.platforms));
+  for (const std::string& text : raw.cache_filters) {
+    ASSIGN_OR_RETURN(const std::vector<builder::CacheFilter> filters, builder::parse_cache_filter(text));
+    r.no_cache_filter.insert(r.no_cache_filter.end(), filters.begin(), filters.end());
+  }
+  RETURN_IF_ERROR(check_words(r));
   for (const std::string& text : raw.outputs) {
     ASSIGN_OR_RETURN(builder::OutputSpec output, builder::parse_output(text));
     r.outputs.push_back(std::move(output));

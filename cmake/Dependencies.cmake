@@ -25,6 +25,7 @@ lamina_static(zstd zstd)
 lamina_static(deflate libdeflate.a)
 lamina_static(seccomp libseccomp.a)
 lamina_static(isal isal)
+lamina_static(yaml libyaml.a)
 
 # Headers only: the libraries are opened at run time.
 find_path(LAMINA_CURL_INCLUDE curl/curl.h REQUIRED)

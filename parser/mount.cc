@@ -261,6 +261,33 @@ std::optional<std::string> mount_from(std::string_view raw) {
   return from;
 }
 
+Result<DeviceWish> parse_device(std::string_view raw) {
+  ASSIGN_OR_RETURN(const std::vector<std::string> fields, csv_fields(raw));
+  DeviceWish wish;
+  for (const std::string& field : fields) {
+    const size_t eq = field.find('=');
+    const std::string key = to_lower(field.substr(0, eq));
+    std::optional<std::string> value;
+    if (eq != std::string::npos) value = field.substr(eq + 1);
+    if (key == "required") {
+      ASSIGN_OR_RETURN(wish.required, parse_bool(key, value));
+    } else if (key == "name" && value) {
+      if (!wish.name.empty()) return bad(fmt::format("the device's name is already set to {}", printable(wish.name)));
+      wish.name = *value;
+    } else if (wish.name.empty()) {
+      wish.name = field;
+    } else if (!value) {
+      return bad(fmt::format("invalid field '{}' must be a key=value pair", printable(field)));
+    } else {
+      Error error = bad(fmt::format("unexpected key '{}' in device", printable(key)));
+      if (const auto near = nearest_name(key, {"name", "required"})) return std::move(error).with_note("did you mean " + *near + "?");
+      return error;
+    }
+  }
+  if (wish.name.empty()) return bad("the device has no name").with_note("write --device=vendor.com/class=name");
+  return wish;
+}
+
 // --- ports ------------------------------------------------------------------------------------------
 
 namespace {

@@ -38,6 +38,13 @@ Result<Mount> parse_mount(std::string_view raw, const Lookup& lookup, char escap
 // Nothing when the mount has no from.
 std::optional<std::string> mount_from(std::string_view raw);
 
+// RUN --device=…; a bare word or vendor/class=name is the name. kInvalidInput with the reason.
+struct DeviceWish {
+  std::string name;       // "vendor.com/class", "vendor.com/class=name", "vendor.com/class=*", or a class
+  bool required = false;
+};
+Result<DeviceWish> parse_device(std::string_view raw);
+
 // EXPOSE words after expansion → sorted "8080/tcp"; ranges become single ports.
 struct Ports {
   std::vector<std::string> ports;

@@ -330,6 +330,12 @@ bool Typer::type_run(const Node& node, Instruction& out) {
     report(Severity::kError, mount.range, parsed.error().message(), parsed.error().notes());
     good = false;
   }
+  for (const Word& device : run.devices) {
+    if (const auto parsed = parse_device(device.text); !parsed) {
+      report(Severity::kError, device.range, parsed.error().message(), parsed.error().notes());
+      good = false;
+    }
+  }
   out.body = std::move(run);
   return good;
 }

@@ -23,7 +23,7 @@ class BuildArguments {
   BuildArguments(const BuildRequest& request, const oci::Platform& platform, std::string target_stage);
   // --build-arg NAME=…; also those taken from the environment.
   std::optional<std::string> given(const std::string& name) const;
-  // TARGETPLATFORM and its family.
+  // TARGETPLATFORM and its family, or what --build-arg says in their place.
   std::optional<std::string> of_platform(const std::string& name) const;
   // HTTP_PROXY and its family that were given, for RUN.
   Variables proxies() const;
@@ -57,7 +57,14 @@ class Planner {
   Result<int> find_target() const;
   Result<void> evaluate_stage(int index);
   Result<void> resolve_base(StageScope& scope);
-  Result<void> resolve_root(StageScope& scope, const std::string& name, const oci::Platform& platform);
+  Result<void> start_from(StageScope& scope, const std::string& name, const oci::Platform& platform);
+  Result<void> start_from_directory(StageScope& scope, const std::string& context);
+  // The key in request.build_contexts of what the user put in the place of a stage or image.
+  std::optional<std::string> named_context(const std::string& name, const oci::Platform& platform) const;
+  bool is_directory_context(const std::string& context) const;
+  Result<oci::Platform> platform_of(const parser::Instruction& from);
+  Result<void> check_filters() const;
+  bool filtered(const StageScope& scope, const parser::Instruction& i) const;
   Result<void> run_triggers(StageScope& scope, const std::vector<std::string>& triggers, const std::string& origin);
   Result<void> apply(StageScope& scope, const parser::Instruction& instruction);
 
@@ -88,6 +95,8 @@ class Planner {
   Result<int> add_resolved(Result<ResolvedImage> resolved, const parser::Instruction& i, SourceRange range);
   Result<void> fill_run_command(StageScope& scope, const parser::Run& body, RunStep& step, std::string& history);
   Result<void> fill_run_mounts(StageScope& scope, const parser::Instruction& i, const parser::Run& body, RunStep& step, Step& out);
+  Result<void> fill_run_isolation(StageScope& scope, const parser::Instruction& i, const parser::Run& body, RunStep& step);
+  Result<void> fill_run_devices(const parser::Instruction& i, const parser::Run& body, RunStep& step);
   // Finds out which sources of ADD are URLs and git repositories.
   Result<void> find_remotes(const StageScope& scope, const parser::Instruction& i, const parser::Copy& body, CopyStep& step);
   Result<RemoteSource> git_remote(const parser::Instruction& i, const parser::Copy& body, GitSource from, SourceRange range, const std::string& checksum);
@@ -105,6 +114,7 @@ class Planner {
   Variables global_;  // ARGs before the first FROM
   std::optional<BuildArguments> arguments_;
   std::map<std::string, int> image_index_;
+  std::optional<DeviceRegistry> devices_;  // read when the first RUN asks for one
 };
 
 }  // namespace lamina::builder::internal

@@ -46,11 +46,11 @@ TEST_CASE("records are found by key, and void when their layer is gone") {
   RecordBook book(**store);
   const KeyInputs one = inputs({{"a", "1"}});
   CHECK_FALSE(book.find(one.key()));
-  REQUIRE(book.put(one, StepRecord{{}, "2024-01-01T00:00:00Z"}, "step"));
+  REQUIRE(book.put(one, StepRecord{{}, "2024-01-01T00:00:00Z", one.key()}, "step"));
   REQUIRE(book.find(one.key()));
   CHECK(book.find(one.key())->created == "2024-01-01T00:00:00Z");
   CHECK(book.explain_miss(inputs({{"a", "2"}}), "step").find("a") != std::string::npos);
   const KeyInputs gone = inputs({{"a", "3"}});
-  REQUIRE(book.put(gone, StepRecord{layers::LayerId{"b.0123456789abcdef"}, "2024-01-01T00:00:00Z"}, "step"));
+  REQUIRE(book.put(gone, StepRecord{layers::LayerId{"b.0123456789abcdef"}, "2024-01-01T00:00:00Z", gone.key()}, "step"));
   CHECK_FALSE(book.find(gone.key()));
 }
