@@ -73,7 +73,8 @@ Result<oci::Image> store_image(layers::Store& store, oci::Manifest manifest, std
   return image;
 }
 
-Result<oci::Image> assemble_image(layers::Store& store, const Plan& plan, const Executor& executor, const BuildRequest& request) {
+Result<oci::Image> assemble_image(layers::Store& store, const Plan& plan, const Executor& executor, const BuildRequest& request,
+                                  const std::optional<layers::LayerId>& squashed) {
   const TraceSpan span("image", "assemble");
   const PlannedStage& target = plan.stages.at(plan.target);
   oci::ImageConfig config = target.config;
@@ -93,6 +94,13 @@ Result<oci::Image> assemble_image(layers::Store& store, const Plan& plan, const 
       }
     }
   }
+  const auto add_layer = [&](const layers::LayerId& id) -> Result<void> {
+    ASSIGN_OR_RETURN(oci::DiffId diff_id, store.diff_id(id));
+    config.diff_ids.push_back(std::move(diff_id));
+    ASSIGN_OR_RETURN(oci::Descriptor layer, store.tar_descriptor(id));
+    manifest.layers.push_back(std::move(layer));
+    return {};
+  };
   complete_base_history(items, base_layers);
   config.history.clear();
   size_t first_new = items.size();
@@ -102,15 +110,17 @@ Result<oci::Image> assemble_image(layers::Store& store, const Plan& plan, const 
     if (item.step >= 0) {
       const Outcome outcome = executor.outcome(item.step).value_or(Outcome{});
       item.entry.created = outcome.record.created;
-      item.entry.empty_layer = outcome.record.layer.empty();
-      if (!outcome.record.layer.empty()) {
-        ASSIGN_OR_RETURN(oci::DiffId diff_id, store.diff_id(outcome.record.layer));
-        config.diff_ids.push_back(std::move(diff_id));
-        ASSIGN_OR_RETURN(oci::Descriptor layer, store.tar_descriptor(outcome.record.layer));
-        manifest.layers.push_back(std::move(layer));
-      }
+      item.entry.empty_layer = squashed || outcome.record.layer.empty();
+      if (!item.entry.empty_layer) RETURN_IF_ERROR(add_layer(outcome.record.layer));
     }
     config.history.push_back(item.entry);
+  }
+  if (squashed && !squashed->empty()) {
+    RETURN_IF_ERROR(add_layer(*squashed));
+    oci::HistoryEntry entry;
+    entry.created_by = "all layers above as one # lamina";
+    entry.comment = "lamina";
+    config.history.push_back(std::move(entry));
   }
   std::string time;
   for (size_t i = first_new; i < config.history.size() && time.empty(); ++i) time = config.history[i].created;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "builder/executor.h"
@@ -11,8 +12,10 @@
 namespace lamina::builder {
 
 // The image of the plan's target, stored as the store keeps images: new layers uncompressed (their blob
-// digest is the DiffId), pulled layers as they came. Waits for the DiffIds.
-Result<oci::Image> assemble_image(layers::Store& store, const Plan& plan, const Executor& executor, const BuildRequest& request);
+// digest is the DiffId), pulled layers as they came. Waits for the DiffIds. `squashed` (--squash) stands for the layers
+// of all steps; it is empty when they changed nothing.
+Result<oci::Image> assemble_image(layers::Store& store, const Plan& plan, const Executor& executor, const BuildRequest& request,
+                                  const std::optional<layers::LayerId>& squashed);
 
 // The same image with layers compressed for sending: pulled layers keep their blobs (unless options.force).
 // The result is not stored under a name.

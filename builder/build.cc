@@ -15,6 +15,7 @@
 #include "builder/assemble.h"
 #include "builder/contexts.h"
 #include "builder/epoch.h"
+#include "builder/internal/emulation.h"
 #include "builder/outputs.h"
 #include "builder/scheduler.h"
 #include "net/url.h"
@@ -26,11 +27,25 @@ namespace {
 // RUNs mostly wait for their commands, so more of them than cores go on at once.
 constexpr unsigned kParallelSteps = 16;
 
+// Whether --build-arg BUILDKIT_SYNTAX stands in the place of a # syntax line; it must name the language that we read.
+Result<bool> names_frontend(const BuildRequest& request) {
+  bool named = false;
+  for (const auto& [name, value] : request.build_args) {
+    if (name != "BUILDKIT_SYNTAX" || !value || value->empty()) continue;
+    named = true;
+    if (parser::is_builtin_frontend(*value)) continue;
+    return Error(ErrorKind::kInvalidInput, fmt::format("the frontend {} of BUILDKIT_SYNTAX cannot be used", printable(*value)))
+        .with_note("this program reads the language of docker/dockerfile itself and runs no other frontend");
+  }
+  return named;
+}
+
 // Everything about the file itself: all its errors at once.
 Result<parser::Dockerfile> load_dockerfile(const BuildRequest& request, Contexts& contexts, EventHub& events) {
   VertexScope vertex(events, "[internal] load build definition from " + (request.dockerfile.empty() ? "Dockerfile" : printable(net::redacted(request.dockerfile))));
   ASSIGN_OR_RETURN(DockerfileText loaded, contexts.dockerfile());
-  parser::ParsedDockerfile parsed = parser::parse_dockerfile(loaded.shown, std::move(loaded.text));
+  ASSIGN_OR_RETURN(const bool other_frontend, names_frontend(request));
+  parser::ParsedDockerfile parsed = parser::parse_dockerfile(loaded.shown, std::move(loaded.text), other_frontend);
   size_t errors = 0;
   for (const Diagnostic& d : parsed.diagnostics) {
     if (d.severity == Severity::kError) {
@@ -80,11 +95,14 @@ class Build {
  private:
   Result<void> parse_names();
   Result<Plan> plan(const parser::Dockerfile& dockerfile, const oci::Platform& platform);
-  Result<oci::Image> build_platform(const parser::Dockerfile& dockerfile, const oci::Platform& platform, BuildResult& result);
+  Result<oci::Image> build_platform(const Plan& plan, BuildResult& result);
+  Result<std::vector<Plan>> plan_all(const parser::Dockerfile& dockerfile);
+  Result<void> check_outputs() const;
+  bool indexed() const;
   Result<void> execute(const Plan& plan, Executor& executor, BuildResult& result);
-  Result<void> tag(const std::vector<oci::Image>& images, BuildResult& result);
-  Result<void> send_out(const std::vector<oci::Image>& images, BuildResult& result);
-  Result<oci::Descriptor> push_index(const std::vector<oci::Image>& images, const std::vector<oci::Reference>& names, const layers::CompressionOptions& compression);
+  Result<void> tag(const std::vector<PlatformImage>& images, BuildResult& result);
+  Result<void> send_out(const std::vector<PlatformImage>& images, BuildResult& result);
+  Result<oci::Descriptor> push_index(const std::vector<PlatformImage>& images, const std::vector<oci::Reference>& names, const layers::CompressionOptions& compression);
   bool wants_blobs() const;
   // Steps of the platform being built are announced in order, so that their ids follow each other.
   int vertex_of_step(const Step& step) const { return first_vertex_ + step.id; }
@@ -182,7 +200,7 @@ Result<void> Build::execute(const Plan& plan, Executor& executor, BuildResult& r
     if (outcome.cached) ++result.cached;
     events_.finished(vertex_of_step(step), outcome.cached ? VertexStatus::kCached : VertexStatus::kDone, outcome.why);
     const layers::LayerId layer = outcome.record.layer;
-    if (layer.empty() || !in_target.contains(step.id)) return;
+    if (layer.empty() || request_.squash || !in_target.contains(step.id)) return;
     background_.post([this, layer, compression] {
       const TraceSpan span("layers", "digest and compress " + layer.value);
       ignore_error(store_.diff_id(layer), "asked for again, and reported, when the image is put together");
@@ -196,8 +214,36 @@ Result<void> Build::execute(const Plan& plan, Executor& executor, BuildResult& r
   return run_plan(plan, executor, kParallelSteps, stop_, events);
 }
 
-Result<oci::Image> Build::build_platform(const parser::Dockerfile& dockerfile, const oci::Platform& platform, BuildResult& result) {
-  ASSIGN_OR_RETURN(const Plan made, plan(dockerfile, platform));
+// Several platforms, or one and BUILDKIT_MULTI_PLATFORM=1, make an index.
+bool Build::indexed() const {
+  if (request_.platforms.size() > 1) return true;
+  return std::any_of(request_.build_args.begin(), request_.build_args.end(), [](const auto& arg) {
+    return arg.first == "BUILDKIT_MULTI_PLATFORM" && arg.second && (*arg.second == "1" || to_lower(*arg.second) == "true");
+  });
+}
+
+// What would fail at the end is said at the beginning.
+Result<void> Build::check_outputs() const {
+  for (const OutputSpec& output : request_.outputs) {
+    if (output.type != OutputSpec::Type::kDocker || !indexed()) continue;
+    return Error(ErrorKind::kInvalidInput, "a docker archive holds an image for one platform")
+        .with_note("use --output type=oci, which holds an index, push it with --push, or give one --platform");
+  }
+  return {};
+}
+
+// All of them before anything is executed: errors of any platform, and a missing emulator, are found here.
+Result<std::vector<Plan>> Build::plan_all(const parser::Dockerfile& dockerfile) {
+  std::vector<Plan> plans;
+  for (const oci::Platform& platform : request_.platforms.empty() ? std::vector{oci::Platform::host()} : request_.platforms) {
+    ASSIGN_OR_RETURN(Plan made, plan(dockerfile, platform));
+    RETURN_IF_ERROR(internal::check_emulation(store_, made, stop_.get_token()));
+    plans.push_back(std::move(made));
+  }
+  return plans;
+}
+
+Result<oci::Image> Build::build_platform(const Plan& made, BuildResult& result) {
   first_vertex_ = 0;
   for (const Step& step : made.steps) {
     const int id = events_.announce(step.title, made.stages.at(step.stage).name);
@@ -209,29 +255,25 @@ Result<oci::Image> Build::build_platform(const parser::Dockerfile& dockerfile, c
                      [this](const std::string& text) { events_.warning(text); }, stop_.get_token()});
   RETURN_IF_ERROR(execute(made, executor, result));
   VertexScope vertex(events_, "exporting to image");
-  ASSIGN_OR_RETURN(oci::Image image, assemble_image(store_, made, executor, request_));
-  result.images.push_back({platform, image.descriptor, image.manifest.config.digest});
+  std::optional<layers::LayerId> squashed;
+  if (request_.squash) {
+    ASSIGN_OR_RETURN_WITH(squashed, executor.squash_stage(made.target), "squashing the layers");
+  }
+  ASSIGN_OR_RETURN(oci::Image image, assemble_image(store_, made, executor, request_, squashed));
+  result.images.push_back({made.platform, image.descriptor, image.manifest.config.digest});
   vertex.done();
   return image;
 }
 
-Result<void> Build::tag(const std::vector<oci::Image>& images, BuildResult& result) {
-  oci::Descriptor top = images.front().descriptor;
-  result.image_id = images.front().manifest.config.digest;
-  if (images.size() > 1) {
-    oci::Index index;
-    for (size_t i = 0; i < images.size(); ++i) {
-      oci::Descriptor d = images[i].descriptor;
-      d.platform = result.images[i].platform;
-      index.manifests.push_back(std::move(d));
-    }
-    const std::string json = index.to_json();
-    top = {};
-    top.media_type = index.media_type;
-    top.digest = oci::Digest::of(json);
-    top.size = json.size();
-    RETURN_IF_ERROR(oci::put_blob(store_, top, json));
+Result<void> Build::tag(const std::vector<PlatformImage>& images, BuildResult& result) {
+  oci::Descriptor top = images.front().image.descriptor;
+  result.image_id = images.front().image.manifest.config.digest;
+  if (indexed()) {
+    const registry::ExportIndex index = make_index(images, request_.source_date_epoch);
+    top = index.descriptor;
+    RETURN_IF_ERROR(oci::put_blob(store_, top, index.json));
     result.image_id = top.digest;
+    result.index = top;
   }
   for (const oci::Reference& name : tags_) {
     RETURN_IF_ERROR(store_.set_image(name.canonical(), top));
@@ -240,33 +282,34 @@ Result<void> Build::tag(const std::vector<oci::Image>& images, BuildResult& resu
   return {};
 }
 
-Result<oci::Descriptor> Build::push_index(const std::vector<oci::Image>& images, const std::vector<oci::Reference>& names, const layers::CompressionOptions& compression) {
-  oci::Index index;
+Result<oci::Descriptor> Build::push_index(const std::vector<PlatformImage>& images, const std::vector<oci::Reference>& names, const layers::CompressionOptions& compression) {
+  std::vector<PlatformImage> sent;
   std::set<std::string> repositories;
-  for (const oci::Image& image : images) {
-    ASSIGN_OR_RETURN(const oci::Image sent, compress_image(store_, image, compression, pool_));
-    ASSIGN_OR_RETURN(const oci::ImageConfig config, oci::ImageConfig::parse(sent.config_json));
+  for (const PlatformImage& member : images) {
+    ASSIGN_OR_RETURN(oci::Image compressed, compress_image(store_, member.image, compression, pool_));
     std::vector<oci::Reference> by_digest;
     for (const oci::Reference& name : names) {
-      if (repositories.insert(sent.descriptor.digest.hex() + name.registry() + "/" + name.repository()).second) by_digest.push_back(name.with_digest(sent.descriptor.digest));
+      const oci::Digest& digest = compressed.descriptor.digest;
+      if (repositories.insert(digest.hex() + name.registry() + "/" + name.repository()).second) by_digest.push_back(name.with_digest(digest));
     }
-    ASSIGN_OR_RETURN(const registry::PushReport report, push_to(store_, client_, image, by_digest, compression, pool_, events_));
-    oci::Descriptor d = sent.descriptor;
-    d.platform = config.platform;
-    index.manifests.push_back(std::move(d));
+    if (!by_digest.empty()) {
+      ASSIGN_OR_RETURN(const registry::PushReport report, push_to(store_, client_, member.image, by_digest, compression, pool_, events_));
+    }
+    sent.push_back({member.platform, std::move(compressed)});
   }
+  const registry::ExportIndex index = make_index(sent, request_.source_date_epoch);
   oci::Descriptor last;
   for (const oci::Reference& name : names) {
-    ASSIGN_OR_RETURN(last, client_.push_manifest(name, index.media_type, index.to_json()));
+    ASSIGN_OR_RETURN(last, client_.push_manifest(name, index.descriptor.media_type, index.json));
   }
   return last;
 }
 
-Result<void> Build::send_out(const std::vector<oci::Image>& images, BuildResult& result) {
+Result<void> Build::send_out(const std::vector<PlatformImage>& images, BuildResult& result) {
   if (!push_names_.empty()) {
     const layers::CompressionOptions compression = push_compression();
-    if (images.size() == 1) {
-      ASSIGN_OR_RETURN(const registry::PushReport report, push_to(store_, client_, images.front(), push_names_, compression, pool_, events_));
+    if (!indexed()) {
+      ASSIGN_OR_RETURN(const registry::PushReport report, push_to(store_, client_, images.front().image, push_names_, compression, pool_, events_));
       result.pushed = report.manifest;
     } else {
       ASSIGN_OR_RETURN(result.pushed, push_index(images, push_names_, compression));
@@ -274,8 +317,7 @@ Result<void> Build::send_out(const std::vector<oci::Image>& images, BuildResult&
   }
   for (const OutputSpec& output : request_.outputs) {
     if (output.type == OutputSpec::Type::kImage || output.type == OutputSpec::Type::kRegistry) continue;
-    if (images.size() > 1) return Error(ErrorKind::kUnsupported, fmt::format("an output to {} takes one platform; push an index with --push, or build one --platform", output.dest));
-    RETURN_IF_ERROR(write_output(store_, client_, images.front(), output, tags_, pool_, events_));
+    RETURN_IF_ERROR(write_output(store_, client_, images, indexed(), output, request_, tags_, pool_, events_));
   }
   return {};
 }
@@ -293,16 +335,19 @@ Result<std::string> Build::describe() {
 
 Result<BuildResult> Build::run() {
   RETURN_IF_ERROR(parse_names());
+  RETURN_IF_ERROR(check_outputs());
   ASSIGN_OR_RETURN(const parser::Dockerfile dockerfile, load_dockerfile(request_, sources_.contexts, events_));
   RETURN_IF_ERROR(settle_epoch(request_, {dockerfile, sources_, resolver_}));
   BuildResult result;
-  std::vector<oci::Image> images;
-  for (const oci::Platform& platform : request_.platforms.empty() ? std::vector{oci::Platform::host()} : request_.platforms) {
-    auto image = build_platform(dockerfile, platform, result);
+  std::vector<PlatformImage> images;
+  auto plans = plan_all(dockerfile);
+  if (!plans) return cancelled_or(std::move(plans).error());
+  for (const Plan& made : *plans) {
+    auto image = build_platform(made, result);
     // What was learnt about the context is worth keeping after a failure too.
     ignore_error(sources_.contexts.save_indexes(), "only spares reading again");
     if (!image) return cancelled_or(std::move(image).error());
-    images.push_back(std::move(*image));
+    images.push_back({made.platform, std::move(*image)});
   }
   if (stop_.stop_requested()) return Error(ErrorKind::kCancelled, "interrupted");
   RETURN_IF_ERROR(tag(images, result));

@@ -123,6 +123,7 @@ struct BuiltImage {
 struct BuildResult {
   std::vector<BuiltImage> images;     // one for each platform
   oci::Digest image_id;               // of the only image's config, or of the index
+  std::optional<oci::Descriptor> index;  // as stored locally, when there is one
   std::vector<oci::Reference> tagged;
   std::optional<oci::Descriptor> pushed;  // what the registry holds under the tags
   unsigned steps = 0;                 // steps that make layers

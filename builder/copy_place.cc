@@ -64,6 +64,7 @@ class Placer {
 
  private:
   Result<void> place(const SelectedSource& source, const std::string& destination) {
+    unpacking_ = false;
     if (source.archive) return place_tree(source, destination);
     std::string base = destination;
     if (copy_.parents) {
@@ -83,7 +84,8 @@ class Placer {
 
   Result<void> place_tree(const SelectedSource& source, const std::string& destination) {
     const FileInfo& top = source.files.front().info;
-    // The destination keeps its mode and owner and takes the source directory's time.
+    // The destination keeps its mode and owner and takes the source directory's time. --chmod is not for archives.
+    unpacking_ = source.archive;
     RETURN_IF_ERROR(make_directory(destination));
     if (!destination.empty() && !source.archive) entries_.at(destination).mtime = top.mtime;
     for (const SelectedFile& file : source.files) {
@@ -148,7 +150,7 @@ class Placer {
       entry.mtime = existing->mtime;
       ASSIGN_OR_RETURN(entry.xattrs, below_.xattrs(path));
     } else {
-      entry.mode = placement_.mode && placement_.mode->octal() ? *placement_.mode->octal() : 0755;
+      entry.mode = placement_.mode && placement_.mode->octal() && !unpacking_ ? *placement_.mode->octal() : 0755;
       if (placement_.owner) {
         entry.uid = placement_.owner->uid;
         entry.gid = placement_.owner->gid;
@@ -277,6 +279,7 @@ class Placer {
   const layers::RootfsView& below_;
   std::map<std::string, Entry, PathLess> entries_;
   std::set<std::string> replaced_;
+  bool unpacking_ = false;
   std::map<std::pair<uint64_t, uint64_t>, std::vector<std::string>> links_;
   std::shared_ptr<const std::string> empty_ = std::make_shared<const std::string>();
 };

@@ -121,7 +121,8 @@ class Selector {
 
   Result<void> take(const parser::Word& source, const std::string& root, const std::string& match, bool required) {
     const std::string named = child_of(root, match);
-    auto resolved = tree_->resolve(named, true);  // the source itself may be a symlink
+    // The source itself may be a symlink: it is followed, unless --parents repeats its path, where it is copied.
+    auto resolved = tree_->resolve(named, !copy_.parents);
     if (!resolved) return fail_at(step_, source.range, resolved.error().kind(), resolved.error().message(), {});
     ASSIGN_OR_RETURN(const std::optional<FileInfo> info, tree_->lstat(*resolved));
     if (!info) {
@@ -139,13 +140,34 @@ class Selector {
       SelectedFile top{*resolved, "", *info, "", "", {}};
       ASSIGN_OR_RETURN(top.xattrs, tree_->xattrs(top.path));
       selected.files.push_back(std::move(top));
-      RETURN_IF_ERROR(walk(*resolved, "", selected, excludes_.walk_root()));
+      // With --parents the patterns count from the pivot, else from the source.
+      exclude_prefix_ = copy_.parents ? match : "";
+      parser::IgnoreList::WalkState state = excludes_.walk_root();
+      if (!exclude_prefix_.empty() && !excludes_.empty()) {
+        if (excludes_.ignored(match) && !excludes_.may_reinclude_below(match)) return {};
+        state = walk_state_of(match);
+      }
+      RETURN_IF_ERROR(walk(*resolved, "", selected, state));
+      if (!exclude_prefix_.empty() && excludes_.ignored(match) && selected.files.size() == 1) return {};
     } else {
-      if (excludes_.ignored(selected.base_name)) return {};
+      if (excludes_.ignored(copy_.parents ? match : selected.base_name)) return {};
       RETURN_IF_ERROR(add_file(*resolved, "", *info, selected));
     }
     selection_.sources.push_back(std::move(selected));
     return {};
+  }
+
+  // The walk's state after a directory that was not walked to.
+  parser::IgnoreList::WalkState walk_state_of(const std::string& path) const {
+    parser::IgnoreList::WalkState state = excludes_.walk_root();
+    std::string at;
+    for (const std::string& part : path_components(path)) {
+      at = child_of(at, part);
+      parser::IgnoreList::WalkState own;
+      excludes_.decide_in_walk(at, state, own);
+      state = std::move(own);
+    }
+    return state;
   }
 
   Result<void> add_parents(const std::string& root, const std::string& match, SelectedSource& selected) {
@@ -171,9 +193,10 @@ class Selector {
       parser::IgnoreList::WalkState own;
       bool excluded = false;
       if (!excludes_.empty()) {
-        const parser::IgnoreRule* rule = excludes_.decide_in_walk(below, state, own);
+        const std::string counted = child_of(exclude_prefix_, below);
+        const parser::IgnoreRule* rule = excludes_.decide_in_walk(counted, state, own);
         excluded = rule != nullptr && !rule->negated;
-        if (excluded && (entry.type != EntryType::kDirectory || !excludes_.may_reinclude_below(below))) continue;
+        if (excluded && (entry.type != EntryType::kDirectory || !excludes_.may_reinclude_below(counted))) continue;
       }
       ASSIGN_OR_RETURN(const std::optional<FileInfo> info, tree_->lstat(path));
       if (!info) continue;  // removed since the listing
@@ -234,6 +257,7 @@ class Selector {
   const Step& step_;
   std::shared_ptr<const SourceTree> tree_;
   parser::IgnoreList excludes_;
+  std::string exclude_prefix_;
   Selection selection_;
 };
 

@@ -6,6 +6,7 @@
 
 #include "base/text.h"
 #include "base/trace.h"
+#include "builder/internal/squash.h"
 
 namespace lamina::builder {
 
@@ -164,6 +165,20 @@ Result<bool> Executor::same_files(const layers::LayerId& a, const layers::LayerI
   ASSIGN_OR_RETURN(const oci::DiffId before, env_.store.diff_id(a));
   ASSIGN_OR_RETURN(const oci::DiffId now, env_.store.diff_id(b));
   return before == now;
+}
+
+Result<layers::LayerId> Executor::squash_stage(int stage) {
+  const TraceSpan span("layers", "squash");
+  const std::vector<layers::LayerId> all = layers_of_stage(stage);
+  const ResolvedImage* base = env_.plan.base_of(stage);
+  const size_t below = base == nullptr ? 0 : base->layers.size();
+  if (all.size() == below) return layers::LayerId{};
+  ASSIGN_OR_RETURN(const std::vector<std::string> directories, snapshots(all, stage));
+  const auto own = directories.begin() + static_cast<ptrdiff_t>(below);
+  ASSIGN_OR_RETURN(const std::shared_ptr<layers::RootfsView> view, layers::RootfsView::open({directories.begin(), own}));
+  ASSIGN_OR_RETURN(const layers::EntryList entries, internal::squash({own, directories.end()}, *view));
+  if (entries.empty()) return layers::LayerId{};
+  return env_.store.add_entries(entries, layers::SealOptions{env_.request.source_date_epoch}, layers::LayerForm::kTar);
 }
 
 Result<layers::LayerId> Executor::add_layer(const Step& step, const layers::EntryList& entries) {

@@ -56,6 +56,8 @@ class Executor {
 
   // Layers of a stage, bottom first, all of whose steps are finished.
   std::vector<layers::LayerId> layers_of_stage(int stage) const;
+  // One layer that does to the stage's base image what its steps' layers do together; empty when they do nothing.
+  Result<layers::LayerId> squash_stage(int stage);
   std::optional<Outcome> outcome(int step) const;
 
  private:

@@ -5,11 +5,13 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 
 #include "base/files.h"
 #include "base/text.h"
 #include "builder/copy.h"
+#include "builder/images.h"
 #include "layers/snapshot.h"
 #include "layers/tar.h"
 #include "registry/layout.h"
@@ -68,36 +70,90 @@ Result<void> write_directory(const std::string& dest, const layers::EntryList& e
 
 }  // namespace
 
-Result<void> write_output(layers::Store& store, registry::Client& client, const oci::Image& image, const OutputSpec& output,
-                          const std::vector<oci::Reference>& names, ThreadPool& pool, EventHub& events) {
+registry::ExportIndex make_index(const std::vector<PlatformImage>& images, std::optional<int64_t> created) {
+  registry::ExportIndex out;
+  oci::Index index;
+  for (const PlatformImage& member : images) {
+    oci::Descriptor d = member.image.descriptor;
+    d.platform = member.platform;
+    index.manifests.push_back(std::move(d));
+    out.images.push_back(&member.image);
+  }
+  if (created) index.annotations["org.opencontainers.image.created"] = format_rfc3339({*created, 0});
+  out.json = index.to_json();
+  out.descriptor.media_type = index.media_type;
+  out.descriptor.digest = oci::Digest::of(out.json);
+  out.descriptor.size = out.json.size();
+  return out;
+}
+
+namespace {
+
+// The files of all images; those of several platforms in a directory each, named as BuildKit names them.
+Result<layers::EntryList> files_of(layers::Store& store, registry::Client& client, const std::vector<PlatformImage>& images, bool apart, ThreadPool& pool) {
+  layers::EntryList all;
+  for (const PlatformImage& member : images) {
+    ASSIGN_OR_RETURN(layers::EntryList entries, flattened(store, client, member.image, pool));
+    if (!apart) return entries;
+    std::string name = member.platform.text();
+    std::replace(name.begin(), name.end(), '/', '_');
+    layers::Entry directory;
+    directory.path = name;
+    directory.type = layers::EntryType::kDirectory;
+    directory.mode = 0755;
+    all.push_back(std::move(directory));
+    for (layers::Entry& entry : entries) {
+      if (entry.path.empty()) continue;
+      entry.path = name + "/" + entry.path;
+      if (entry.type == layers::EntryType::kHardlink) entry.link_target = name + "/" + entry.link_target;
+      all.push_back(std::move(entry));
+    }
+  }
+  std::sort(all.begin(), all.end(), [](const auto& a, const auto& b) { return layers::path_less(a.path, b.path); });
+  return all;
+}
+
+Result<void> write_files(const layers::EntryList& entries, const OutputSpec& output) {
+  if (output.type == OutputSpec::Type::kLocal) return write_directory(output.dest, entries);
+  return write_file_output(output.dest, [&](ByteSink& sink) -> Result<void> {
+    layers::TarWriter tar(sink, std::nullopt);
+    for (const layers::Entry& entry : entries) RETURN_IF_ERROR(tar.add(entry));
+    return tar.finish();
+  });
+}
+
+}  // namespace
+
+Result<void> write_output(layers::Store& store, registry::Client& client, const std::vector<PlatformImage>& images, bool indexed,
+                          const OutputSpec& output, const BuildRequest& request, const std::vector<oci::Reference>& names,
+                          ThreadPool& pool, EventHub& events) {
   const bool flat = output.type == OutputSpec::Type::kTar || output.type == OutputSpec::Type::kLocal;
   VertexScope vertex(events, flat ? "exporting files to " + output.dest : "exporting image to " + output.dest);
+  indexed = indexed || images.size() > 1;
   if (flat) {
-    ASSIGN_OR_RETURN(const layers::EntryList entries, flattened(store, client, image, pool));
-    if (output.type == OutputSpec::Type::kLocal) {
-      RETURN_IF_ERROR(write_directory(output.dest, entries));
-    } else {
-      const auto write_tar = [&](ByteSink& sink) -> Result<void> {
-        layers::TarWriter tar(sink, std::nullopt);
-        for (const layers::Entry& entry : entries) RETURN_IF_ERROR(tar.add(entry));
-        return tar.finish();
-      };
-      RETURN_IF_ERROR(write_file_output(output.dest, write_tar));
-    }
+    ASSIGN_OR_RETURN(const layers::EntryList entries, files_of(store, client, images, indexed, pool));
+    RETURN_IF_ERROR(write_files(entries, output));
     vertex.done();
     return {};
   }
-  const auto source = source_of_image(store, client, image);
   layers::CompressionOptions compression = output.compression;
   // `docker load` unpacks at once: compressing first would only cost time.
   if (output.type == OutputSpec::Type::kDocker && !output.compression_given) compression.type = oci::Compression::kNone;
-  ASSIGN_OR_RETURN(const oci::Image sent, compress_image(store, image, compression, pool));
-  const registry::ExportImage exported{&sent, names};
+  std::vector<PlatformImage> sent;
+  std::vector<std::shared_ptr<oci::BlobSource>> sources;
+  for (const PlatformImage& member : images) {
+    ASSIGN_OR_RETURN(oci::Image compressed, compress_image(store, member.image, compression, pool));
+    sent.push_back({member.platform, std::move(compressed)});
+    sources.push_back(source_of_image(store, client, member.image));
+  }
+  LayeredSource source(store, sources);
+  const registry::ExportIndex index = make_index(sent, request.source_date_epoch);
+  const registry::ExportImage exported{&sent.front().image, names, indexed ? &index : nullptr};
   if (output.type == OutputSpec::Type::kOci && !output.tar) {
-    RETURN_IF_ERROR(registry::write_layout_directory(output.dest, exported, *source));
+    RETURN_IF_ERROR(registry::write_layout_directory(output.dest, exported, source));
   } else {
     RETURN_IF_ERROR(write_file_output(output.dest, [&](ByteSink& sink) {
-      return output.type == OutputSpec::Type::kOci ? registry::write_layout_tar(sink, exported, *source) : registry::write_docker_archive(sink, exported, *source);
+      return output.type == OutputSpec::Type::kOci ? registry::write_layout_tar(sink, exported, source) : registry::write_docker_archive(sink, exported, source);
     }));
   }
   vertex.done();

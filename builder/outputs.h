@@ -1,18 +1,31 @@
 // Where a finished image goes: registries, layouts, archives, plain files.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "builder/assemble.h"
 #include "builder/build.h"
 #include "builder/event_hub.h"
+#include "registry/layout.h"
 
 namespace lamina::builder {
 
-// Writes the image to `dest` ("-" is standard output) in the format of `output`.
-Result<void> write_output(layers::Store& store, registry::Client& client, const oci::Image& image, const OutputSpec& output,
-                          const std::vector<oci::Reference>& names, ThreadPool& pool, EventHub& events);
+// An image for each platform, in the order asked for.
+struct PlatformImage {
+  oci::Platform platform;
+  oci::Image image;
+};
+
+// Descriptor and text of the index of these images. `created` (seconds) becomes an annotation.
+registry::ExportIndex make_index(const std::vector<PlatformImage>& images, std::optional<int64_t> created);
+
+// Writes the image to `dest` ("-" is standard output) in the format of `output`; with `indexed`, or when there are
+// several, an index (layouts) or a directory for each platform (plain files).
+Result<void> write_output(layers::Store& store, registry::Client& client, const std::vector<PlatformImage>& images, bool indexed,
+                          const OutputSpec& output, const BuildRequest& request, const std::vector<oci::Reference>& names,
+                          ThreadPool& pool, EventHub& events);
 
 // Pushes one image under names that may lie in several repositories.
 Result<registry::PushReport> push_to(layers::Store& store, registry::Client& client, const oci::Image& image,

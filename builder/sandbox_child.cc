@@ -56,6 +56,14 @@ uint64_t default_capabilities() {
   return mask;
 }
 
+// What there is to give: a container or an older kernel may know fewer.
+Result<uint64_t> permitted_capabilities() {
+  __user_cap_header_struct header{_LINUX_CAPABILITY_VERSION_3, 0};
+  __user_cap_data_struct data[2] = {};
+  if (::syscall(SYS_capget, &header, data) != 0) return system_error(errno, "capget");
+  return uint64_t{data[1].permitted} << 32 | data[0].permitted;
+}
+
 Result<void> limit_bounding_set(uint64_t keep) {
   for (int c = 0; c < 64; ++c) {
     if ((keep >> c & 1) != 0 || ::prctl(PR_CAPBSET_READ, c) != 1) continue;
@@ -74,7 +82,8 @@ Result<void> load_seccomp(const std::string& program) {
 }
 
 Result<void> become_user(const SandboxPlan& plan, const ResolvedUser& user) {
-  const uint64_t keep = plan.spec.insecure ? ~uint64_t{0} : default_capabilities();
+  ASSIGN_OR_RETURN(const uint64_t permitted, permitted_capabilities());
+  const uint64_t keep = plan.spec.insecure ? permitted : default_capabilities() & permitted;
   if (!plan.spec.insecure) RETURN_IF_ERROR(limit_bounding_set(keep));
   std::vector<gid_t> groups(user.groups.begin(), user.groups.end());
   groups.insert(groups.end(), plan.spec.extra_groups.begin(), plan.spec.extra_groups.end());
@@ -96,7 +105,7 @@ Result<void> become_user(const SandboxPlan& plan, const ResolvedUser& user) {
   if (::setresuid(user.uid, user.uid, user.uid) != 0) return id_error("setresuid", user.uid);
   // The filter is loaded while CAP_SYS_ADMIN is still there, so that no_new_privs need not be set and setuid
   // programs of the image keep working (seccomp(2)).
-  RETURN_IF_ERROR(set_capabilities(keep | uint64_t{1} << CAP_SYS_ADMIN));
+  RETURN_IF_ERROR(set_capabilities(keep | (permitted & uint64_t{1} << CAP_SYS_ADMIN)));
   RETURN_IF_ERROR(load_seccomp(plan.seccomp));
   if (plan.spec.insecure && user.uid == 0) return {};
   return set_capabilities(user.uid == 0 ? keep : 0);

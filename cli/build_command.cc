@@ -32,7 +32,7 @@ Result<void> write_results(const BuildOptions& options, const builder::BuildResu
     RETURN_IF_ERROR(write_file_atomically(AT_FDCWD, options.iid_file, result.image_id.text(), Durability::kNone));
   }
   if (options.metadata_file.empty()) return {};
-  const oci::Descriptor& d = result.pushed ? *result.pushed : result.images.front().manifest;
+  const oci::Descriptor& d = result.pushed ? *result.pushed : result.index ? *result.index : result.images.front().manifest;
   nlohmann::json json = {{"containerimage.config.digest", result.images.front().config.text()},
                          {"containerimage.digest", d.digest.text()},
                          {"containerimage.descriptor", {{"mediaType", d.media_type}, {"digest", d.digest.text()}, {"size", d.size}}}};

@@ -9,8 +9,6 @@
 
 namespace lamina::parser {
 
-namespace {
-
 // We are the frontend: images of the built-in one are accepted, others would be programs to run.
 bool is_builtin_frontend(std::string name) {
   for (const char* prefix : {"docker.io/", "index.docker.io/"}) {
@@ -20,6 +18,8 @@ bool is_builtin_frontend(std::string name) {
   const std::string repository = name.substr(0, name.find_first_of(":@"));
   return repository == "docker/dockerfile" || repository == "docker/dockerfile-upstream";
 }
+
+namespace {
 
 void check_directives(const Tree& tree, internal::Typer& typer) {
   if (!tree.directives.syntax || is_builtin_frontend(tree.directives.syntax->text)) return;
@@ -39,7 +39,7 @@ void warn_pseudo_json(const Node& node, internal::Typer& typer) {
 
 }  // namespace
 
-ParsedDockerfile parse_dockerfile(std::string file, std::string text) {
+ParsedDockerfile parse_dockerfile(std::string file, std::string text, bool ignore_syntax) {
   ParsedTree parsed = parse_tree(std::move(file), std::move(text));
   ParsedDockerfile out;
   out.diagnostics = std::move(parsed.diagnostics);
@@ -48,7 +48,7 @@ ParsedDockerfile parse_dockerfile(std::string file, std::string text) {
   out.dockerfile.directives = parsed.tree.directives;
   const bool readable = !has_errors(out.diagnostics);
   internal::Typer typer(out.dockerfile.file, *out.dockerfile.text, out.diagnostics);
-  check_directives(parsed.tree, typer);
+  if (!ignore_syntax) check_directives(parsed.tree, typer);
   bool in_stage = false;
   for (const Node& node : parsed.tree.nodes) {
     warn_pseudo_json(node, typer);

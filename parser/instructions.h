@@ -128,7 +128,11 @@ struct ParsedDockerfile {
 
 // The whole parser: parse_tree, then every instruction checked and typed. All diagnostics of the
 // file are collected; the Dockerfile is usable only when none is an error.
-ParsedDockerfile parse_dockerfile(std::string file, std::string text);
+// `ignore_syntax`: the # syntax line does not count, since something else named the frontend.
+ParsedDockerfile parse_dockerfile(std::string file, std::string text, bool ignore_syntax = false);
+
+// Whether a frontend image is one whose language is read here.
+bool is_builtin_frontend(std::string name);
 
 // An ONBUILD trigger taken from an image's config. `file` names its origin in diagnostics, such as
 // "ONBUILD of debian:bookworm". Gives one instruction or diagnostics.

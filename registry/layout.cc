@@ -9,6 +9,7 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <map>
 
 #include "base/files.h"
 #include "base/json.h"
@@ -86,7 +87,7 @@ std::string blob_path(const oci::Digest& digest) { return "blobs/sha256/" + dige
 // image-layout.md "index.json file"; containerd's annotation carries the whole name.
 std::string index_json(const ExportImage& image) {
   oci::Index index;
-  oci::Descriptor entry = image.image->descriptor;
+  oci::Descriptor entry = image.index == nullptr ? image.image->descriptor : image.index->descriptor;
   entry.annotations.clear();
   if (image.names.empty()) index.manifests.push_back(entry);
   for (const oci::Reference& name : image.names) {
@@ -96,13 +97,24 @@ std::string index_json(const ExportImage& image) {
   return index.to_json();
 }
 
-// Every blob once: layers, config, manifest.
-std::vector<oci::Descriptor> blobs_of(const oci::Image& image) {
-  std::vector<oci::Descriptor> blobs = image.manifest.layers;
-  blobs.push_back(image.manifest.config);
+// Every blob once: layers and configs.
+std::vector<oci::Descriptor> blobs_of(const ExportImage& exported) {
+  std::vector<oci::Descriptor> blobs;
+  for (const oci::Image* image : exported.images()) {
+    blobs.insert(blobs.end(), image->manifest.layers.begin(), image->manifest.layers.end());
+    blobs.push_back(image->manifest.config);
+  }
   std::sort(blobs.begin(), blobs.end(), [](const auto& a, const auto& b) { return a.digest < b.digest; });
   blobs.erase(std::unique(blobs.begin(), blobs.end(), [](const auto& a, const auto& b) { return a.digest == b.digest; }), blobs.end());
   return blobs;
+}
+
+// Manifests, and the index of them: by digest, since two platforms may have the same image.
+std::map<oci::Digest, const std::string*> manifests_of(const ExportImage& exported) {
+  std::map<oci::Digest, const std::string*> out;
+  for (const oci::Image* image : exported.images()) out.emplace(image->descriptor.digest, &image->manifest_json);
+  if (exported.index != nullptr) out.emplace(exported.index->descriptor.digest, &exported.index->json);
+  return out;
 }
 
 // What manifest.json says of the image; docker save format 1.2.
@@ -123,8 +135,8 @@ Result<void> write_tar(ByteSink& out, const ExportImage& image, oci::BlobSource&
   if (docker) RETURN_IF_ERROR(tar.file("manifest.json", docker_manifest(image)));
   RETURN_IF_ERROR(tar.directory("blobs"));
   RETURN_IF_ERROR(tar.directory("blobs/sha256"));
-  RETURN_IF_ERROR(tar.file(blob_path(image.image->descriptor.digest), image.image->manifest_json));
-  for (const oci::Descriptor& blob : blobs_of(*image.image)) {
+  for (const auto& [digest, json] : manifests_of(image)) RETURN_IF_ERROR(tar.file(blob_path(digest), *json));
+  for (const oci::Descriptor& blob : blobs_of(image)) {
     ASSIGN_OR_RETURN(const std::unique_ptr<ByteSource> stream, blobs.open_blob(blob));
     RETURN_IF_ERROR_WITH(tar.file(blob_path(blob.digest), blob.size, *stream), "writing " + blob.digest.text());
   }
@@ -170,8 +182,8 @@ Result<void> write_layout_directory(const std::string& path, const ExportImage& 
     ::umask(mask);
     if (::fchmod(fd.get(), 0777 & ~mask) != 0) return system_error(errno, "chmod", temp.path());
     RETURN_IF_ERROR(make_directories(fd.get(), "blobs/sha256"));
-    for (const oci::Descriptor& blob : blobs_of(*image.image)) RETURN_IF_ERROR(write_blob_file(fd.get(), blob, blobs));
-    RETURN_IF_ERROR(write_file_atomically(fd.get(), blob_path(image.image->descriptor.digest), image.image->manifest_json, Durability::kNone));
+    for (const oci::Descriptor& blob : blobs_of(image)) RETURN_IF_ERROR(write_blob_file(fd.get(), blob, blobs));
+    for (const auto& [digest, json] : manifests_of(image)) RETURN_IF_ERROR(write_file_atomically(fd.get(), blob_path(digest), *json, Durability::kNone));
     RETURN_IF_ERROR(write_file_atomically(fd.get(), "oci-layout", kLayoutFile, Durability::kNone));
     RETURN_IF_ERROR(write_file_atomically(fd.get(), "index.json", index_json(image), Durability::kNone));
   }
@@ -185,6 +197,7 @@ Result<void> write_layout_directory(const std::string& path, const ExportImage& 
 Result<void> write_layout_tar(ByteSink& out, const ExportImage& image, oci::BlobSource& blobs) { return write_tar(out, image, blobs, false); }
 
 Result<void> write_docker_archive(ByteSink& out, const ExportImage& image, oci::BlobSource& blobs) {
+  if (image.index != nullptr) return Error(ErrorKind::kUnsupported, "a docker archive cannot hold images for several platforms").with_note("use type=oci");
   for (const oci::Descriptor& layer : image.image->manifest.layers) {
     if (oci::layer_compression(layer.media_type) == oci::Compression::kZstd) {
       return Error(ErrorKind::kUnsupported, "a docker archive cannot hold zstd layers").with_note("use compression=gzip or compression=uncompressed with force-compression=true, or type=oci");

@@ -13,10 +13,20 @@
 
 namespace lamina::registry {
 
-// One image to be written: blobs are streamed from `blobs`.
+// An index of images for several platforms.
+struct ExportIndex {
+  oci::Descriptor descriptor;
+  std::string json;
+  std::vector<const oci::Image*> images;
+};
+
+// One image, or an index, to be written: blobs are streamed from `blobs`.
 struct ExportImage {
   const oci::Image* image = nullptr;
   std::vector<oci::Reference> names;
+  const ExportIndex* index = nullptr;  // instead of image; not for docker archives
+
+  std::vector<const oci::Image*> images() const { return index == nullptr ? std::vector{image} : index->images; }
 };
 
 // oci-layout, index.json with org.opencontainers.image.ref.name (the tag) and io.containerd.image.name (the

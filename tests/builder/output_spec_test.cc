@@ -29,3 +29,29 @@ TEST_CASE("wrong outputs get a suggestion") {
   }
   CHECK(parse_output("type=oci,dets=x").error().render().find("dest") != std::string::npos);
 }
+
+TEST_CASE("cache filters name stages and lines") {
+  struct Case {
+    const char* text;
+    const char* stage;
+    uint32_t first, last;
+  };
+  for (const Case& c : {Case{"build", "build", 0, UINT32_MAX}, Case{"build:12", "build", 12, 12}, Case{"2:12-20", "2", 12, 20}, Case{":12-", "", 12, UINT32_MAX}, Case{":-20", "", 0, 20}}) {
+    const std::string text = c.text;
+    CAPTURE(text);
+    const auto filters = parse_cache_filter(c.text);
+    REQUIRE(filters);
+    REQUIRE(filters->size() == 1);
+    CHECK(filters->front().stage == c.stage);
+    CHECK(filters->front().first_line == c.first);
+    CHECK(filters->front().last_line == c.last);
+  }
+  CHECK(parse_cache_filter("a,b:1,:2-3")->size() == 3);
+  for (const char* bad : {"", ":", "a:", ":x", ":1-x", ":0", ":3-2", "a,,b", ":-"}) {
+    const std::string text = bad;
+    CAPTURE(text);
+    const auto filters = parse_cache_filter(bad);
+    REQUIRE_FALSE(filters);
+    CHECK(filters.error().kind() == ErrorKind::kInvalidInput);
+  }
+}

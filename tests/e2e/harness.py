@@ -315,12 +315,12 @@ class TestCase(unittest.TestCase):
     def config(self, name):
         return self.inspect(name)["Config"]["config"]
 
-    def unpack(self, name):
+    def unpack(self, name, *args):
         """The image's root file system as an independent reader sees it, as a directory (with umoci)."""
         layout = os.path.join(self.dir, "unpack-" + re.sub("[^a-z0-9]", "-", name))
         archive = layout + ".tar"
         with open(archive, "wb") as f:
-            f.write(self.ok("build", "-o", "type=oci,dest=-", "-t", name, self.context, binary=True).out)
+            f.write(self.ok("build", "-o", "type=oci,dest=-", "-t", name, *args, self.context, binary=True).out)
         os.mkdir(layout)
         subprocess.run(["tar", "-xf", archive, "-C", layout], check=True)
         bundle = layout + "-bundle"

@@ -74,3 +74,33 @@ TEST_CASE("signals") {
   for (const char* good : {"SIGTERM", "TERM", "9", "SIGRTMIN+3", "sigint"}) CHECK(valid_signal(good));
   for (const char* bad : {"", "SIGNOPE", "-1", "1000"}) CHECK_FALSE(valid_signal(bad));
 }
+
+TEST_CASE("devices") {
+  struct Case {
+    const char* text;
+    const char* name;  // null: an error
+    bool required = false;
+  };
+  const Case cases[] = {{"vendor.com/class=foo", "vendor.com/class=foo"},
+                        {"vendor.com/class", "vendor.com/class"},
+                        {"vendor.com/class=*,required", "vendor.com/class=*", true},
+                        {"required,gpu", "gpu", true},
+                        {"name=vendor.com/class=foo,required=false", "vendor.com/class=foo"},
+                        {"gpu,required=1", "gpu", true},
+                        {"", nullptr},
+                        {"required", nullptr},
+                        {"gpu,name=other", nullptr},
+                        {"gpu,other", nullptr},
+                        {"gpu,required=maybe", nullptr},
+                        {"gpu,requierd=true", nullptr}};
+  for (const Case& c : cases) {
+    const std::string text = c.text;
+    CAPTURE(text);
+    const auto device = parse_device(c.text);
+    CHECK(device.has_value() == (c.name != nullptr));
+    if (!device || c.name == nullptr) continue;
+    CHECK(device->name == c.name);
+    CHECK(device->required == c.required);
+  }
+  CHECK(parse_device("gpu,requierd=true").error().render().find("did you mean required?") != std::string::npos);
+}

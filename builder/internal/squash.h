@@ -1,0 +1,16 @@
+// --squash: several layers as one.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "layers/entry.h"
+#include "layers/rootfs_view.h"
+
+namespace lamina::builder::internal {
+
+// The entries of one layer that does to `below` what the snapshots do one after the other (bottom first). Whiteouts
+// only where `below` has something to hide. The files are read from the snapshots, which must stay.
+Result<layers::EntryList> squash(const std::vector<std::string>& snapshots, const layers::RootfsView& below);
+
+}  // namespace lamina::builder::internal
