@@ -4,21 +4,15 @@
 
 #include "base/text.h"
 #include "builder/copy.h"
+#include "builder/internal/paths.h"
 
 namespace lamina::builder {
 
 namespace {
 
+using internal::parent_of;
+using internal::PathLess;
 using layers::Entry;
-
-struct PathLess {
-  bool operator()(const std::string& a, const std::string& b) const { return layers::path_less(a, b); }
-};
-
-std::string parent_of(const std::string& path) {
-  const size_t slash = path.rfind('/');
-  return slash == std::string::npos ? "" : path.substr(0, slash);
-}
 
 std::string child_of(const std::string& directory, const std::string& name) {
   if (name.empty()) return directory;

@@ -109,13 +109,7 @@ Result<std::optional<Error>> probe(layers::Store& store, const std::string& arch
 }
 
 Error cannot_run(const Plan& plan, const Step& step, const oci::Platform& platform, const Error& reason) {
-  Diagnostic d;
-  d.file = step.file;
-  d.range = step.instruction.range;
-  d.range.end_line = d.range.line;
-  d.range.end_column = d.range.column + static_cast<uint32_t>(step.instruction.name.size());
-  d.line_text = step.line_text;
-  d.message = fmt::format("a RUN for {} cannot be executed on this {} machine", platform.text(), oci::Platform::host().text());
+  Diagnostic d = diagnostic_at(step, fmt::format("a RUN for {} cannot be executed on this {} machine", platform.text(), oci::Platform::host().text()));
   Error error(ErrorKind::kUnsupported, d.message);
   error = std::move(error).with_diagnostic(std::move(d));
   if (reason.error_number() == ENOENT) {

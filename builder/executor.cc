@@ -197,13 +197,7 @@ ReadText reader_of(const std::shared_ptr<layers::RootfsView>& view) {
 
 Error at_instruction(const Step& step, Error error) {
   if (!error.diagnostics().empty()) return error;
-  Diagnostic d;
-  d.file = step.file;
-  d.range = step.instruction.range;
-  d.range.end_line = d.range.line;
-  d.range.end_column = d.range.column + static_cast<uint32_t>(step.instruction.name.size());
-  d.line_text = step.line_text;
-  d.message = error.message();
+  Diagnostic d = diagnostic_at(step, error.message());
   return std::move(error).with_diagnostic(std::move(d));
 }
 
@@ -314,6 +308,13 @@ Result<layers::LayerId> Executor::copy_files(const Step& step, const CopyStep& c
 
 // --- RUN -------------------------------------------------------------------------------------------
 
+namespace {
+// A part of a stage. Reading all of one could cost more than the RUN.
+bool known_by_content(const PlannedMount& planned) {
+  return planned.mount.type == parser::MountType::kBind && planned.from.kind == SourceRef::Kind::kStage && clean_path("/" + planned.mount.source) != "/";
+}
+}  // namespace
+
 Result<Outcome> Executor::execute_body(const Step& step, const RunStep& run) {
   KeyInputs inputs = common_inputs(step, "RUN");
   for (size_t i = 0; i < run.argv.size(); ++i) inputs.add_text(fmt::format("argv[{}]", i), run.argv[i]);
@@ -332,21 +333,26 @@ Result<Outcome> Executor::execute_body(const Step& step, const RunStep& run) {
   KeyInputs by_definition = inputs;
   RETURN_IF_ERROR(add_mount_inputs(step, run, false, by_definition));
   if (auto hit = recorded(step, by_definition)) return std::move(*hit);
-  RETURN_IF_ERROR(add_mount_inputs(step, run, true, inputs));
-  auto outcome = recorded(step, inputs);
+  const bool reads_stage = std::any_of(run.mounts.begin(), run.mounts.end(), known_by_content);
+  if (reads_stage) {
+    RETURN_IF_ERROR(add_mount_inputs(step, run, true, inputs));
+  } else {
+    inputs = by_definition;
+  }
+  auto outcome = reads_stage ? recorded(step, inputs) : std::nullopt;
   if (!outcome) {
     auto layer = run_command(step, run);
     if (!layer) return at_instruction(step, std::move(layer).error());
     ASSIGN_OR_RETURN(outcome, record(step, inputs, std::move(*layer)));
   }
-  if (by_definition.key() != inputs.key()) {
+  if (reads_stage) {
     RETURN_IF_ERROR(records_.put(by_definition, outcome->record, step.identity + "\nby definition"));
   }
   return std::move(*outcome);
 }
 
 // What a cache or secret holds is no input; what a cache starts with is. Files of a stage are known by its steps or,
-// `by_content`, by their bytes, unless all of the stage is mounted: reading that could cost more than the RUN.
+// `by_content`, by their bytes.
 Result<void> Executor::add_mount_inputs(const Step& step, const RunStep& run, bool by_content, KeyInputs& inputs) {
   int number = 0;
   for (const PlannedMount& planned : run.mounts) {
@@ -360,8 +366,7 @@ Result<void> Executor::add_mount_inputs(const Step& step, const RunStep& run, bo
     if (m.type != parser::MountType::kBind && !(cache && !m.from.empty())) continue;
     inputs.add(prefix + "source", m.source);
     const std::string key = key_of_source(planned.from);
-    const bool read = by_content && !cache && planned.from.kind == SourceRef::Kind::kStage && clean_path("/" + m.source) != "/";
-    if (!key.empty() && !read) {
+    if (!key.empty() && !(by_content && known_by_content(planned))) {
       inputs.add(prefix + "from", key);
       continue;
     }

@@ -104,6 +104,9 @@ struct Step {
   bool no_cache = false;
 };
 
+// About a step as a whole: the place is its instruction word.
+Diagnostic diagnostic_at(const Step& step, std::string message);
+
 // One line of the new image's history; step ≥ 0 when a step's layer belongs to it.
 struct HistoryItem {
   oci::HistoryEntry entry;

@@ -470,6 +470,17 @@ void Planner::name_steps() {
 
 namespace lamina::builder {
 
+Diagnostic diagnostic_at(const Step& step, std::string message) {
+  Diagnostic d;
+  d.file = step.file;
+  d.range = step.instruction.range;
+  d.range.end_line = d.range.line;
+  d.range.end_column = d.range.column + static_cast<uint32_t>(step.instruction.name.size());
+  d.line_text = step.line_text;
+  d.message = std::move(message);
+  return d;
+}
+
 std::vector<int> Plan::chain(int stage) const {
   std::vector<int> out;
   for (int at = stage; at >= 0;) {

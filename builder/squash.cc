@@ -4,6 +4,7 @@
 #include <set>
 #include <utility>
 
+#include "builder/internal/paths.h"
 #include "layers/snapshot.h"
 
 namespace lamina::builder::internal {
@@ -12,15 +13,6 @@ namespace {
 
 using layers::Entry;
 using layers::EntryType;
-
-struct PathLess {
-  bool operator()(const std::string& a, const std::string& b) const { return layers::path_less(a, b); }
-};
-
-std::string parent_of(const std::string& path) {
-  const size_t slash = path.rfind('/');
-  return slash == std::string::npos ? "" : path.substr(0, slash);
-}
 
 Entry mark(const std::string& path, EntryType type) {
   Entry entry;

@@ -9,29 +9,15 @@
 
 #include "base/files.h"
 #include "layers/snapshot.h"
+#include "tests/layers/make_entry.h"
 
 using namespace lamina;
 using namespace lamina::builder;
 using layers::Entry;
 using layers::EntryType;
+using layers::make_entry;
 
 namespace {
-
-Entry entry(std::string path, EntryType type, const std::string& text = {}) {
-  Entry e;
-  e.path = std::move(path);
-  e.type = type;
-  e.mode = type == EntryType::kDirectory ? 0755 : 0644;
-  e.uid = ::geteuid();
-  e.gid = ::getegid();
-  if (type == EntryType::kFile) {
-    e.bytes = std::make_shared<const std::string>(text);
-    e.size = text.size();
-  } else {
-    e.link_target = text;
-  }
-  return e;
-}
 
 class Stack {
  public:
@@ -87,22 +73,22 @@ layers::EntryList random_layer(std::mt19937& random, const std::vector<std::stri
   const auto is_dir = [&](const std::string& p) { const auto i = (*view)->lstat(p); return i && *i && (*i)->type == EntryType::kDirectory; };
   for (const std::string top : {"a", "b", "c"}) {
     const int what = pick(6);
-    if (what == 0 && exists(top)) out.push_back(entry(top, EntryType::kWhiteout));
-    if (what == 1) out.push_back(entry(top, EntryType::kFile, "layer " + std::to_string(number)));
+    if (what == 0 && exists(top)) out.push_back(make_entry(top, EntryType::kWhiteout));
+    if (what == 1) out.push_back(make_entry(top, EntryType::kFile, "layer " + std::to_string(number)));
     if (what < 2) continue;
     if (what == 5) continue;
-    out.push_back(entry(top, EntryType::kDirectory));
+    out.push_back(make_entry(top, EntryType::kDirectory));
     out.back().mode = 0700 + static_cast<uint32_t>(pick(8));
     const bool opaque = what == 4 || (exists(top) && !is_dir(top));
-    if (opaque) out.push_back(entry(top, EntryType::kOpaqueWhiteout));
+    if (opaque) out.push_back(make_entry(top, EntryType::kOpaqueWhiteout));
     for (const std::string name : {"x", "y", "z"}) {
       const std::string path = top + "/" + name;
       const int inner = pick(4);
-      if (inner == 0 && !opaque && exists(path)) out.push_back(entry(path, EntryType::kWhiteout));
-      if (inner == 1) out.push_back(entry(path, EntryType::kFile, path + std::to_string(number)));
+      if (inner == 0 && !opaque && exists(path)) out.push_back(make_entry(path, EntryType::kWhiteout));
+      if (inner == 1) out.push_back(make_entry(path, EntryType::kFile, path + std::to_string(number)));
       if (inner == 2 && (opaque || !exists(path) || is_dir(path))) {
-        out.push_back(entry(path, EntryType::kDirectory));
-        if (pick(2) == 0) out.push_back(entry(path + "/deep", EntryType::kFile, "deep " + std::to_string(number)));
+        out.push_back(make_entry(path, EntryType::kDirectory));
+        if (pick(2) == 0) out.push_back(make_entry(path + "/deep", EntryType::kFile, "deep " + std::to_string(number)));
       }
     }
   }
@@ -140,9 +126,9 @@ TEST_CASE("one layer does what several did, on any base") {
 
 TEST_CASE("hard links that are left stay together when the first name goes") {
   Stack stack;
-  Entry second = entry("m", EntryType::kHardlink, "a"), third = entry("z", EntryType::kHardlink, "a");
-  REQUIRE(stack.add({entry("a", EntryType::kFile, "bytes"), second, third}));
-  REQUIRE(stack.add({entry("a", EntryType::kWhiteout), entry("b", EntryType::kFile, "other")}));
+  Entry second = make_entry("m", EntryType::kHardlink, "a"), third = make_entry("z", EntryType::kHardlink, "a");
+  REQUIRE(stack.add({make_entry("a", EntryType::kFile, "bytes"), second, third}));
+  REQUIRE(stack.add({make_entry("a", EntryType::kWhiteout), make_entry("b", EntryType::kFile, "other")}));
   const auto nothing = layers::RootfsView::open({});
   const auto squashed = internal::squash(stack.directories, **nothing);
   REQUIRE(squashed);

@@ -43,6 +43,9 @@ TEST_CASE("owners of --chown") {
   CHECK(resolve_owner("joe", files)->gid == 100);
   CHECK(resolve_owner("9", files)->gid == 9);
   CHECK(resolve_owner("joe:extra", files)->gid == 2000);
+  CHECK(resolve_owner("jo:nobody-knows", files, true)->uid == 0);
+  CHECK(resolve_owner("joe:nobody-knows", files, true)->gid == 0);
+  CHECK_FALSE(resolve_owner("joe:nobody-knows", files));
   const auto wrong = resolve_owner("jo", files);
   REQUIRE_FALSE(wrong);
   CHECK(wrong.error().render().find("joe") != std::string::npos);

@@ -7,27 +7,12 @@
 
 #include "base/files.h"
 #include "layers/rootfs_view.h"
+#include "tests/layers/make_entry.h"
 
 using namespace lamina;
 using namespace lamina::layers;
 
 namespace {
-
-Entry entry(const std::string& path, EntryType type, const std::string& text = {}) {
-  Entry e;
-  e.path = path;
-  e.type = type;
-  e.mode = type == EntryType::kDirectory ? 0755 : 0644;
-  e.uid = ::geteuid();
-  e.gid = ::getegid();
-  if (type == EntryType::kFile) {
-    e.bytes = std::make_shared<const std::string>(text);
-    e.size = text.size();
-  } else {
-    e.link_target = text;
-  }
-  return e;
-}
 
 struct Made {
   TempDir dir;
@@ -64,7 +49,7 @@ std::vector<std::string> paths_in(const std::string& directory) {
 }  // namespace
 
 TEST_CASE("entries are written and read back in order") {
-  const Made made = write({entry("b", EntryType::kFile, "1"), entry("a", EntryType::kDirectory), entry("a/x", EntryType::kFile, "2"), entry("a/h", EntryType::kHardlink, "a/x"), entry("a-", EntryType::kSymlink, "b")});
+  const Made made = write({make_entry("b", EntryType::kFile, "1"), make_entry("a", EntryType::kDirectory), make_entry("a/x", EntryType::kFile, "2"), make_entry("a/h", EntryType::kHardlink, "a/x"), make_entry("a-", EntryType::kSymlink, "b")});
   REQUIRE(made.result);
   CHECK(paths_in(made.dir.path()) == std::vector<std::string>{"a", "a/h", "a/x", "a-", "b"});
   CHECK(*read_file(AT_FDCWD, made.dir.path() + "/a/h") == "2");
@@ -73,19 +58,19 @@ TEST_CASE("entries are written and read back in order") {
 TEST_CASE("a symlink never leads out") {
   auto outside = TempDir::create("/tmp", "snapshot-outside");
   REQUIRE(outside);
-  const Made made = write({entry("l", EntryType::kSymlink, outside->path()), entry("l/x", EntryType::kFile, "1"), entry("up", EntryType::kSymlink, "../../../../../tmp"), entry("up/y", EntryType::kFile, "1")});
+  const Made made = write({make_entry("l", EntryType::kSymlink, outside->path()), make_entry("l/x", EntryType::kFile, "1"), make_entry("up", EntryType::kSymlink, "../../../../../tmp"), make_entry("up/y", EntryType::kFile, "1")});
   CHECK(::access((outside->path() + "/x").c_str(), F_OK) != 0);
   CHECK(::access("/tmp/y", F_OK) != 0);
   if (made.result) CHECK(::access((made.dir.path() + outside->path() + "/x").c_str(), F_OK) == 0);
 }
 
 TEST_CASE("loops, links to nothing and parents that are files are corrupt") {
-  CHECK(write({entry("a", EntryType::kSymlink, "b"), entry("b", EntryType::kSymlink, "a"), entry("a/x", EntryType::kFile, "1")}).result.error().kind() == ErrorKind::kCorrupt);
-  CHECK(write({entry("h", EntryType::kHardlink, "nothing")}).result.error().kind() == ErrorKind::kCorrupt);
-  CHECK(write({entry("f", EntryType::kFile, "1"), entry("f/x", EntryType::kFile, "1")}).result.error().kind() == ErrorKind::kCorrupt);
+  CHECK(write({make_entry("a", EntryType::kSymlink, "b"), make_entry("b", EntryType::kSymlink, "a"), make_entry("a/x", EntryType::kFile, "1")}).result.error().kind() == ErrorKind::kCorrupt);
+  CHECK(write({make_entry("h", EntryType::kHardlink, "nothing")}).result.error().kind() == ErrorKind::kCorrupt);
+  CHECK(write({make_entry("f", EntryType::kFile, "1"), make_entry("f/x", EntryType::kFile, "1")}).result.error().kind() == ErrorKind::kCorrupt);
 }
 
 TEST_CASE("emptiness") {
   CHECK(*snapshot_is_empty(write({}).dir.path()));
-  CHECK_FALSE(*snapshot_is_empty(write({entry("d", EntryType::kDirectory)}).dir.path()));
+  CHECK_FALSE(*snapshot_is_empty(write({make_entry("d", EntryType::kDirectory)}).dir.path()));
 }

@@ -1,0 +1,19 @@
+// Paths in a layer: relative, cleaned; "" is the root.
+#pragma once
+
+#include <string>
+
+#include "layers/entry.h"
+
+namespace lamina::builder::internal {
+
+struct PathLess {
+  bool operator()(const std::string& a, const std::string& b) const { return layers::path_less(a, b); }
+};
+
+inline std::string parent_of(const std::string& path) {
+  const size_t slash = path.rfind('/');
+  return slash == std::string::npos ? "" : path.substr(0, slash);
+}
+
+}  // namespace lamina::builder::internal
