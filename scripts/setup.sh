@@ -1,5 +1,6 @@
 #!/bin/sh
-# Installs what Lamina needs on Debian 12: to build and run it, and with --tests also what the tests use.
+# Installs what Lamina needs on Debian 12: to build and run it; with --tests also what the tests use, with --fuzz what
+# preset fuzz is built with. Options can be combined.
 set -eu
 
 build_packages="g++ cmake ninja-build ccache pkg-config git ca-certificates
@@ -9,8 +10,16 @@ build_packages="g++ cmake ninja-build ccache pkg-config git ca-certificates
 test_packages="python3 curl docker-registry apache2-utils skopeo umoci podman buildah runc catatonit netavark
   mmdebstrap zstd attr acl openssh-server qemu-user-static binfmt-support"
 
+fuzz_packages="clang libclang-rt-14-dev"
+
 packages=$build_packages
-[ "${1:-}" = --tests ] && packages="$packages $test_packages"
+for option in "$@"; do
+  case $option in
+    --tests) packages="$packages $test_packages" ;;
+    --fuzz) packages="$packages $fuzz_packages" ;;
+    *) echo "usage: $0 [--tests] [--fuzz]" >&2; exit 2 ;;
+  esac
+done
 
 missing=
 for package in $packages; do
