@@ -1,8 +1,8 @@
 // Hostile sizes: what a quadratic step would turn into minutes ends in seconds, and no nesting uses up the stack. The bounds
-// are far above what is measured (under a second), so that sanitizers and busy machines keep them.
+// are far above what is measured (under a second), so that builds with sanitizers keep them.
 #include <doctest/doctest.h>
 
-#include <chrono>
+#include <ctime>
 
 #include "parser/expand.h"
 #include "parser/instructions.h"
@@ -14,12 +14,13 @@ using namespace lamina::parser;
 
 namespace {
 
+// The processor's time, so that a busy machine is no finding.
 class Clock {
  public:
-  double seconds() const { return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count(); }
+  double seconds() const { return static_cast<double>(std::clock() - start_) / CLOCKS_PER_SEC; }
 
  private:
-  std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+  std::clock_t start_ = std::clock();
 };
 
 constexpr double kBound = 30;
@@ -38,22 +39,22 @@ std::optional<std::string> nothing(std::string_view) { return std::nullopt; }
 TEST_CASE("large Dockerfiles are parsed in linear time") {
   const std::pair<std::string, std::string> files[] = {
       {"a million empty lines", "FROM a\n" + std::string(1000000, '\n')},
-      {"half a million stages", repeat("FROM a AS b\n", 500000)},
-      {"half a million wrong instructions", "FROM a\n" + repeat("FOOO x\n", 500000)},
-      {"half a million warnings", "FROM a\n" + repeat("USER a #\n", 500000)},
+      {"200,000 stages", repeat("FROM a AS b\n", 200000)},
+      {"200,000 wrong instructions", "FROM a\n" + repeat("FOOO x\n", 200000)},
+      {"200,000 warnings", "FROM a\n" + repeat("USER a #\n", 200000)},
       {"16 MiB of RUN", "FROM a\n" + repeat("RUN " + std::string(16379, 'x') + "\n", 1024)},
       {"one instruction of a million lines", "FROM a\nRUN x \\\n" + repeat("  y \\\n", 1000000) + "z\n"},
-      {"the same with empty lines and comments", "FROM a\nRUN x \\\n" + repeat("\n# c\n", 500000) + "z\n"},
-      {"300,000 flags", "FROM a\nCOPY \\\n" + repeat("--exclude=x \\\n", 300000) + "a b\n"},
-      {"300,000 unknown flags", "FROM a\nCOPY \\\n" + repeat("--exclud=x \\\n", 300000) + "a b\n"},
-      {"300,000 values", "FROM a\nENV \\\n" + repeat("k=v \\\n", 300000) + "a=b\n"},
-      {"300,000 heredocs", "FROM a\nCOPY \\\n" + repeat("<<E \\\n", 300000) + "/x/\n" + repeat("E\n", 300000)},
-      {"heredocs that never end", "FROM a\nCOPY \\\n" + repeat("<<E \\\n", 300000) + "/x/\n" + repeat("x\n", 300000)},
-      {"a JSON array of 500,000", "FROM a\nRUN [\\\n" + repeat("\"a\",\\\n", 500000) + "\"b\"]\n"},
+      {"the same with empty lines and comments", "FROM a\nRUN x \\\n" + repeat("\n# c\n", 200000) + "z\n"},
+      {"100,000 flags", "FROM a\nCOPY \\\n" + repeat("--exclude=x \\\n", 100000) + "a b\n"},
+      {"100,000 unknown flags", "FROM a\nCOPY \\\n" + repeat("--exclud=x \\\n", 100000) + "a b\n"},
+      {"100,000 values", "FROM a\nENV \\\n" + repeat("k=v \\\n", 100000) + "a=b\n"},
+      {"100,000 heredocs", "FROM a\nCOPY \\\n" + repeat("<<E \\\n", 100000) + "/x/\n" + repeat("E\n", 100000)},
+      {"heredocs that never end", "FROM a\nCOPY \\\n" + repeat("<<E \\\n", 100000) + "/x/\n" + repeat("x\n", 100000)},
+      {"a JSON array of 200,000", "FROM a\nRUN [\\\n" + repeat("\"a\",\\\n", 200000) + "\"b\"]\n"},
       {"brackets", "FROM a\n" + repeat("RUN " + std::string(60000, '[') + "\n", 100)},
       {"objects", "FROM a\nRUN [" + repeat("{\"a\":", 12000) + "\n"},
       {"ONBUILD ONBUILD …", "FROM a\n" + repeat("ONBUILD \\\n", 1000000) + "RUN x\n"},
-      {"500,000 ports", "FROM a\nEXPOSE \\\n" + repeat("0-65535 \\\n", 500000) + "1\n"},
+      {"200,000 ports", "FROM a\nEXPOSE \\\n" + repeat("0-65535 \\\n", 200000) + "1\n"},
   };
   for (const auto& [what, text] : files) {
     CAPTURE(what);
@@ -88,7 +89,7 @@ TEST_CASE("expansion is limited in depth, size and time") {
     CHECK(expand_word(pattern, value));
   }
   CHECK(expand_words(repeat("a ", 1000000), nothing)->words.size() == 1000000);
-  CHECK_FALSE(expand_word("${a#" + repeat("?*", 3000000) + "}", value));  // too long for a pattern
+  CHECK_FALSE(expand_word("${a#" + repeat("?*", 1000000) + "}", value));  // too long for a pattern
   CHECK(clock.seconds() < kBound);
 }
 
@@ -121,6 +122,6 @@ TEST_CASE("mounts and ports") {
   const Clock clock;
   CHECK_FALSE(parse_mount(repeat("a,", 1000000), nothing));
   CHECK_FALSE(parse_mount(repeat("\"", 1000000), nothing));
-  CHECK(parse_ports(std::vector<std::string>(500000, "0-65535/udp"))->ports.size() == 65536);
+  CHECK(parse_ports(std::vector<std::string>(200000, "0-65535/udp"))->ports.size() == 65536);
   CHECK(clock.seconds() < kBound);
 }
