@@ -12,6 +12,8 @@ test_packages="python3 curl docker-registry apache2-utils skopeo umoci podman bu
 
 fuzz_packages="clang libclang-rt-14-dev"
 
+fuzz_packages="clang libclang-rt-14-dev"
+
 packages=$build_packages
 for option in "$@"; do
   case $option in
