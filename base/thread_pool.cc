@@ -1,6 +1,7 @@
 #include "base/thread_pool.h"
 
 #include <algorithm>
+#include <atomic>
 
 namespace lamina {
 
@@ -33,6 +34,36 @@ void ThreadPool::work() {
     }
     task();
   }
+}
+
+void parallel_for(ThreadPool& pool, size_t count, const std::function<void(size_t)>& work) {
+  // Shared with tasks that start when everything is done and the caller has gone.
+  struct Shared {
+    explicit Shared(size_t n) : count(n) {}
+    const size_t count;
+    std::atomic<size_t> next = 0;
+    std::mutex mutex;
+    std::condition_variable changed;
+    size_t done = 0;
+  };
+  const auto shared = std::make_shared<Shared>(count);
+  const auto take = [](Shared& s, const std::function<void(size_t)>& each) {
+    size_t mine = 0;
+    for (size_t i = s.next++; i < s.count; i = s.next++) {
+      each(i);
+      ++mine;
+    }
+    if (mine == 0) return;
+    const std::lock_guard lock(s.mutex);
+    s.done += mine;
+    if (s.done == s.count) s.changed.notify_all();
+  };
+  const size_t helpers = std::min<size_t>(pool.size(), count) - std::min<size_t>(count, 1);
+  // `work` is alive as long as an index is left: the caller waits for whoever took one.
+  for (size_t i = 0; i < helpers; ++i) pool.post([shared, take, &work] { take(*shared, work); });
+  take(*shared, work);
+  std::unique_lock lock(shared->mutex);
+  shared->changed.wait(lock, [&] { return shared->done == shared->count; });
 }
 
 }  // namespace lamina

@@ -48,4 +48,9 @@ class ThreadPool {
   std::vector<std::thread> workers_;
 };
 
+// Calls work(i) for every i below `count`, on the calling thread and on threads of the pool that have nothing else
+// to do, and returns when all calls have. `work` must not throw. At most pool.size() threads work, the caller
+// among them; a task of the pool may call it too, because the caller does what nobody else begins.
+void parallel_for(ThreadPool& pool, size_t count, const std::function<void(size_t)>& work);
+
 }  // namespace lamina

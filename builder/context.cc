@@ -1,128 +1,17 @@
 #include "builder/context.h"
 
-#include <dirent.h>
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
-#include <sys/xattr.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
-#include <cstring>
-#include <unordered_map>
 
 #include "base/files.h"
-#include "base/guarded.h"
-#include "base/text.h"
 #include "builder/xattrs.h"
 
 namespace lamina::builder {
-
-namespace {
-
-constexpr std::string_view kIndexFormat = "lamina-digests 1\n";
-// The kernel stamps files with a clock of up to 10 ms granularity (CONFIG_HZ=100).
-constexpr int64_t kClockGranularityNs = 20'000'000;
-
-int64_t realtime_ns() {
-  timespec t{};
-  ::clock_gettime(CLOCK_REALTIME, &t);
-  return t.tv_sec * 1'000'000'000LL + t.tv_nsec;
-}
-
-}  // namespace
-
-struct DigestIndex::Impl {
-  struct Known {
-    Stat stat;
-    int64_t read_at_ns = 0;
-    Sha256Bytes digest{};
-  };
-  struct State {
-    std::unordered_map<std::string, Known> known;
-    bool changed = false;
-  };
-  std::string name;
-  mutable Guarded<State> state;
-
-  static std::string hex_of(const Sha256Bytes& b) { return to_hex(b); }
-};
-
-DigestIndex::DigestIndex() : impl_(std::make_unique<Impl>()) {}
-DigestIndex::~DigestIndex() = default;
-
-std::shared_ptr<DigestIndex> DigestIndex::load(layers::Store& store, const std::string& name) {
-  std::shared_ptr<DigestIndex> index(new DigestIndex());
-  index->impl_->name = name;
-  const auto text = store.index(name);
-  if (!text || !*text || (*text)->compare(0, kIndexFormat.size(), kIndexFormat) != 0) return index;
-  auto state = index->impl_->state.lock();
-  const char* at = (*text)->data() + kIndexFormat.size();
-  const char* const end = (*text)->data() + (*text)->size();
-  constexpr size_t kFixed = 8 * 8 + 32 + 2;
-  while (end - at >= static_cast<ptrdiff_t>(kFixed)) {
-    int64_t numbers[8];
-    Impl::Known known;
-    uint16_t length = 0;
-    std::memcpy(numbers, at, sizeof numbers);
-    std::memcpy(known.digest.data(), at + sizeof numbers, 32);
-    std::memcpy(&length, at + sizeof numbers + 32, 2);
-    at += kFixed;
-    if (end - at < length) break;
-    known.stat = {static_cast<uint64_t>(numbers[0]), static_cast<uint64_t>(numbers[1]),
-                  static_cast<uint64_t>(numbers[2]), numbers[3], numbers[4], numbers[5], numbers[6]};
-    known.read_at_ns = numbers[7];
-    state->known.emplace(std::string(at, length), known);
-    at += length;
-  }
-  return index;
-}
-
-std::string DigestIndex::find(const std::string& path, const Stat& stat) const {
-  auto state = impl_->state.lock();
-  const auto it = state->known.find(path);
-  if (it == state->known.end() || !(it->second.stat == stat)) return {};
-  const int64_t ctime = stat.ctime_s * 1'000'000'000LL + stat.ctime_ns;
-  if (ctime + kClockGranularityNs >= it->second.read_at_ns) return {};  // racily clean
-  return Impl::hex_of(it->second.digest);
-}
-
-void DigestIndex::put(const std::string& path, const Stat& stat, const std::string& hex,
-                      int64_t read_at_ns) {
-  if (path.size() > UINT16_MAX || hex.size() != 64) return;
-  Impl::Known known{stat, read_at_ns, {}};
-  for (size_t i = 0; i < 32; ++i) {
-    known.digest[i] = static_cast<unsigned char>(*parse_uint(hex.substr(2 * i, 2), 16));
-  }
-  auto state = impl_->state.lock();
-  state->known.insert_or_assign(path, known);
-  state->changed = true;
-}
-
-Result<void> DigestIndex::save(layers::Store& store) {
-  auto state = impl_->state.lock();
-  if (!state->changed) return {};
-  std::string out(kIndexFormat);
-  for (const auto& [path, known] : state->known) {
-    const int64_t numbers[8] = {static_cast<int64_t>(known.stat.device),
-                                static_cast<int64_t>(known.stat.inode),
-                                static_cast<int64_t>(known.stat.size),
-                                known.stat.mtime_s,
-                                known.stat.mtime_ns,
-                                known.stat.ctime_s,
-                                known.stat.ctime_ns,
-                                known.read_at_ns};
-    const auto length = static_cast<uint16_t>(path.size());
-    out.append(reinterpret_cast<const char*>(numbers), sizeof numbers);
-    out.append(reinterpret_cast<const char*>(known.digest.data()), 32);
-    out.append(reinterpret_cast<const char*>(&length), 2);
-    out += path;
-  }
-  state->changed = false;
-  return store.put_index(impl_->name, out);
-}
 
 namespace {
 
@@ -138,6 +27,7 @@ FileInfo info_of(const struct stat& st) {
   }
   info.mode = st.st_mode & 07777;
   info.mtime = {st.st_mtim.tv_sec, static_cast<uint32_t>(st.st_mtim.tv_nsec)};
+  info.ctime = {st.st_ctim.tv_sec, static_cast<uint32_t>(st.st_ctim.tv_nsec)};
   info.size = S_ISREG(st.st_mode) ? static_cast<uint64_t>(st.st_size) : 0;
   info.dev_major = major(st.st_rdev);
   info.dev_minor = minor(st.st_rdev);
@@ -186,52 +76,57 @@ class ContextTree : public SourceTree {
   }
 
   Result<std::vector<DirectoryEntry>> list(const std::string& path) const override {
-    ASSIGN_OR_RETURN(const UniqueFd fd, open_beneath_nofollow(opener_->root(), dot_if_empty(path),
-                                                              O_RDONLY | O_DIRECTORY));
-    ASSIGN_OR_RETURN(const std::vector<std::string> names, list_directory(fd.get()));
     std::vector<DirectoryEntry> entries;
-    entries.reserve(names.size());
-    for (const std::string& entry_name : names) {
-      const std::string child = path.empty() ? entry_name : path + "/" + entry_name;
-      struct stat st {};
-      if (::fstatat(fd.get(), entry_name.c_str(), &st, AT_SYMLINK_NOFOLLOW) != 0) {
-        if (errno == ENOENT) continue;  // removed since the listing
-        return system_error(errno, "stat", child);
-      }
-      if (hides(child, S_ISDIR(st.st_mode))) continue;
-      entries.push_back({entry_name, info_of(st).type});
-    }
+    const auto add = [&](int, const std::string& name, const struct stat& st) -> Result<void> {
+      entries.push_back({name, info_of(st).type});
+      return {};
+    };
+    RETURN_IF_ERROR(for_each_shown(path, add));
     return entries;
   }
 
-  Result<std::string> read_link(const std::string& path) const override {
-    std::string target(4096, '\0');
-    const ssize_t n = ::readlinkat(opener_->root(), path.c_str(), target.data(), target.size());
-    if (n < 0) return system_error(errno, "readlink", path);
-    target.resize(static_cast<size_t>(n));
-    return target;
+  // One call for each member, relative to the directory's descriptor; attributes are not asked for where the
+  // index proves that there are none.
+  Result<std::vector<TreeEntry>> scan(const std::string& path) const override {
+    std::vector<TreeEntry> entries;
+    DigestIndex::Directory known = index_ ? index_->directory(path) : DigestIndex::Directory();
+    const auto add = [&](int fd, const std::string& name, const struct stat& st) -> Result<void> {
+      TreeEntry entry{name, info_of(st), {}, {}, {}};
+      DigestIndex::Found found;
+      if (S_ISREG(st.st_mode) && known.find(name, key_of(entry.info), found)) entry.digest = to_hex(found.digest);
+      if (S_ISLNK(st.st_mode)) {
+        ASSIGN_OR_RETURN(entry.link_target, link_at(fd, name));
+      } else if (!found.no_xattrs) {
+        ASSIGN_OR_RETURN(entry.xattrs, read_xattrs(fd, name));
+      }
+      entries.push_back(std::move(entry));
+      return {};
+    };
+    RETURN_IF_ERROR(for_each_shown(path, add));
+    return entries;
   }
+
+  Result<std::string> read_link(const std::string& path) const override { return link_at(opener_->root(), path); }
 
   Result<std::map<std::string, std::string>> xattrs(const std::string& path) const override {
     return read_xattrs(opener_->root(), path);
   }
 
-  Result<std::string> file_digest(const std::string& path, const FileInfo&) const override {
-    // The stat that proves the digest is taken from the file that is read, before the first byte.
-    ASSIGN_OR_RETURN(const std::optional<struct stat> before, stat_of(path));
-    if (!before) return Error(ErrorKind::kNotFound, path + " was removed while it was read");
-    if (!S_ISREG(before->st_mode)) return sha256_hex({});
-    if (index_) {
-      std::string known = index_->find(path, key_of(*before));
-      if (!known.empty()) return known;
-    }
+  Result<std::string> file_digest(const std::string& path, const FileInfo& info, bool has_xattrs, ThreadPool* pool) const override {
+    DigestIndex::Found found;
+    if (index_ && info.type == EntryType::kFile && index_->find(path, key_of(info), found)) return to_hex(found.digest);
     const int64_t read_at = realtime_ns();
     ASSIGN_OR_RETURN(const UniqueFd fd, opener_->open_file(path));
+    // The stat that proves the digest is taken from the file that is read, before the first byte.
     struct stat st {};
     if (::fstat(fd.get(), &st) != 0) return system_error(errno, "fstat", path);
-    ASSIGN_OR_RETURN_WITH(std::string hex, digest_of_fd(fd.get()), "reading " + path);
-    if (index_) index_->put(path, key_of(st), hex, read_at);
-    return hex;
+    if (!S_ISREG(st.st_mode)) return sha256_hex({});
+    const FileInfo opened = info_of(st);
+    ASSIGN_OR_RETURN_WITH(found.digest, content_digest(fd.get(), opened.size, pool), "reading " + path);
+    // What the caller knows of the attributes holds for the file as it was when it was looked at.
+    found.no_xattrs = !has_xattrs && key_of(opened) == key_of(info);
+    if (index_) index_->put(path, key_of(opened), found, read_at);
+    return to_hex(found.digest);
   }
 
   std::shared_ptr<const layers::FileOpener> opener() const override { return opener_; }
@@ -245,16 +140,61 @@ class ContextTree : public SourceTree {
   }
 
  private:
-  static DigestIndex::Stat key_of(const struct stat& st) {
-    return {st.st_dev,           st.st_ino,           static_cast<uint64_t>(st.st_size),
-            st.st_mtim.tv_sec,   st.st_mtim.tv_nsec,  st.st_ctim.tv_sec,
-            st.st_ctim.tv_nsec};
+  static DigestIndex::Stat key_of(const FileInfo& info) {
+    return {info.device, info.inode, info.size, info.mtime.seconds, info.mtime.nanoseconds, info.ctime.seconds, info.ctime.nanoseconds};
+  }
+
+  static Result<std::string> link_at(int dir_fd, const std::string& path) {
+    std::string target(4096, '\0');
+    const ssize_t n = ::readlinkat(dir_fd, path.c_str(), target.data(), target.size());
+    if (n < 0) return system_error(errno, "readlink", path);
+    target.resize(static_cast<size_t>(n));
+    return target;
+  }
+
+  // Calls visit(directory descriptor, name, stat) for what the ignore file leaves, in byte order.
+  template <typename Visit>
+  Result<void> for_each_shown(const std::string& path, Visit visit) const {
+    ASSIGN_OR_RETURN(const UniqueFd fd, open_beneath_nofollow(opener_->root(), dot_if_empty(path), O_RDONLY | O_DIRECTORY));
+    ASSIGN_OR_RETURN(const std::vector<std::string> names, list_directory(fd.get()));
+    const parser::IgnoreList::WalkState state = ignore_state(path);
+    for (const std::string& name : names) {
+      const std::string child = path.empty() ? name : path + "/" + name;
+      struct stat st {};
+      if (::fstatat(fd.get(), name.c_str(), &st, AT_SYMLINK_NOFOLLOW) != 0) {
+        if (errno == ENOENT) continue;  // removed since the listing
+        return system_error(errno, "stat", child);
+      }
+      if (hides(child, S_ISDIR(st.st_mode), state)) continue;
+      RETURN_IF_ERROR(visit(fd.get(), name, st));
+    }
+    return {};
+  }
+
+  // The rules' verdicts on a directory, for what is in it: so that a child costs one match per rule.
+  parser::IgnoreList::WalkState ignore_state(const std::string& directory) const {
+    parser::IgnoreList::WalkState state = ignore_.walk_root();
+    if (ignore_.empty()) return state;
+    for (size_t end = 0; end < directory.size();) {
+      end = std::min(directory.find('/', end + 1), directory.size());
+      parser::IgnoreList::WalkState own;
+      ignore_.decide_in_walk(std::string_view(directory).substr(0, end), state, own);
+      state = std::move(own);
+    }
+    return state;
   }
 
   // A directory that only leads to re-included files is shown.
-  bool hides(const std::string& path, bool directory) const {
-    if (ignore_.empty() || !ignore_.ignored(path)) return false;
+  bool hides(const std::string& path, bool directory, const parser::IgnoreList::WalkState& parent) const {
+    if (ignore_.empty()) return false;
+    parser::IgnoreList::WalkState own;
+    const parser::IgnoreRule* rule = ignore_.decide_in_walk(path, parent, own);
+    if (rule == nullptr || rule->negated) return false;
     return !directory || !ignore_.may_reinclude_below(path) || !has_visible_below(path);
+  }
+  bool hides(const std::string& path, bool directory) const {
+    const size_t slash = path.rfind('/');
+    return !ignore_.empty() && hides(path, directory, ignore_state(slash == std::string::npos ? "" : path.substr(0, slash)));
   }
 
   bool has_visible_below(const std::string& path) const {

@@ -339,7 +339,11 @@ Result<std::optional<int64_t>> Contexts::time_of(const std::string& name) {
 Result<void> Contexts::save_indexes() {
   Result<void> result;
   opened_.for_each([&](const Opened& opened) {
-    if (result && opened.index) result = opened.index->save(store_);
+    if (!result || !opened.index) return;
+    result = opened.index->save(store_, [&](const std::string& path) {
+      const auto info = opened.tree->lstat(path);
+      return !info || *info;
+    });
   });
   return result;
 }

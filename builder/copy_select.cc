@@ -1,7 +1,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <future>
+#include <deque>
+#include <iterator>
 
 #include "base/text.h"
 #include "base/trace.h"
@@ -30,8 +31,9 @@ Error fail_at(const Step& step, SourceRange range, ErrorKind kind, std::string m
 
 class Selector {
  public:
-  Selector(const CopyStep& copy, const Step& step, std::shared_ptr<const SourceTree> tree)
-      : copy_(copy), step_(step), tree_(std::move(tree)) {}
+  // `pool` may be null.
+  Selector(const CopyStep& copy, const Step& step, std::shared_ptr<const SourceTree> tree, ThreadPool* pool)
+      : copy_(copy), step_(step), tree_(std::move(tree)), pool_(pool) {}
 
   Result<Selection> run() {
     ASSIGN_OR_RETURN(excludes_, parser::IgnoreList::from_patterns(copy_.excludes));
@@ -147,11 +149,11 @@ class Selector {
         if (excludes_.ignored(match) && !excludes_.may_reinclude_below(match)) return {};
         state = walk_state_of(match);
       }
-      RETURN_IF_ERROR(walk(*resolved, "", selected, state));
+      RETURN_IF_ERROR(walk(*resolved, selected, std::move(state)));
       if (!exclude_prefix_.empty() && excludes_.ignored(match) && selected.files.size() == 1) return {};
     } else {
       if (excludes_.ignored(copy_.parents ? match : selected.base_name)) return {};
-      RETURN_IF_ERROR(add_file(*resolved, "", *info, selected));
+      RETURN_IF_ERROR(add_file(*resolved, *info, selected));
     }
     selection_.sources.push_back(std::move(selected));
     return {};
@@ -184,42 +186,105 @@ class Selector {
     return {};
   }
 
-  Result<void> walk(const std::string& directory, const std::string& relative, SelectedSource& selected,
-                    const parser::IgnoreList::WalkState& state) {
-    ASSIGN_OR_RETURN(const std::vector<DirectoryEntry> entries, tree_->list(directory));
-    for (const DirectoryEntry& entry : entries) {
-      const std::string path = child_of(directory, entry.name);
-      const std::string below = child_of(relative, entry.name);
-      parser::IgnoreList::WalkState own;
-      bool excluded = false;
-      if (!excludes_.empty()) {
-        const std::string counted = child_of(exclude_prefix_, below);
-        const parser::IgnoreRule* rule = excludes_.decide_in_walk(counted, state, own);
-        excluded = rule != nullptr && !rule->negated;
-        if (excluded && (entry.type != EntryType::kDirectory || !excludes_.may_reinclude_below(counted))) continue;
+  // A directory on the way of a walk.
+  struct Node {
+    std::string path, relative;
+    parser::IgnoreList::WalkState excludes;
+    bool excluded = false;               // shown only for what was re-included below it
+    std::vector<TreeEntry> members;      // those that are taken
+    std::vector<size_t> directories;     // nodes of the directories among them, in order
+  };
+
+  // Level by level, the directories of a level in parallel; then put together in the order of a recursive walk.
+  Result<void> walk(const std::string& top, SelectedSource& selected, parser::IgnoreList::WalkState state) {
+    std::deque<Node> nodes;
+    nodes.push_back({top, "", std::move(state), false, {}, {}});
+    for (size_t begin = 0; begin < nodes.size();) {
+      const size_t end = nodes.size();
+      RETURN_IF_ERROR(scan_nodes(nodes, begin, end));
+      for (; begin < end; ++begin) RETURN_IF_ERROR(choose_members(nodes, begin));
+    }
+    size_t count = selected.files.size();
+    for (const Node& node : nodes) count += node.members.size();
+    selected.files.reserve(count);
+    take_members(nodes, 0, selected);
+    return {};
+  }
+
+  Result<void> scan_nodes(std::deque<Node>& nodes, size_t begin, size_t end) {
+    std::vector<std::optional<Error>> failed(end - begin);
+    const auto scan = [&](size_t i) {
+      auto members = tree_->scan(nodes[begin + i].path);
+      if (members) {
+        nodes[begin + i].members = *std::move(members);
+      } else {
+        failed[i] = std::move(members).error();
       }
-      ASSIGN_OR_RETURN(const std::optional<FileInfo> info, tree_->lstat(path));
-      if (!info) continue;  // removed since the listing
-      const size_t before = selected.files.size();
-      RETURN_IF_ERROR(add_file(path, below, *info, selected));
-      if (info->type == EntryType::kDirectory) {
-        RETURN_IF_ERROR(walk(path, below, selected, own));
-        // An excluded directory stays only for what was re-included below it.
-        if (excluded && selected.files.size() == before + 1) selected.files.pop_back();
-      }
+    };
+    if (pool_ != nullptr && end - begin > 1) {
+      parallel_for(*pool_, end - begin, scan);
+    } else {
+      for (size_t i = 0; i < end - begin; ++i) scan(i);
+    }
+    for (std::optional<Error>& error : failed) {
+      if (error) return std::move(*error);
     }
     return {};
   }
 
-  Result<void> add_file(const std::string& path, const std::string& relative, const FileInfo& info, SelectedSource& selected) {
-    const size_t slash = path.rfind('/');
-    const std::string_view name = std::string_view(path).substr(slash == std::string::npos ? 0 : slash + 1);
-    if (name.substr(0, 4) == ".wh.") {
-      return fail_at(step_, step_.instruction.range, ErrorKind::kInvalidInput,
-                     fmt::format("{} cannot be copied: in an image, names that begin with .wh. mean removed files", path),
-                     {"exclude it with .dockerignore or --exclude"});
+  // Drops what is excluded and makes nodes of the directories.
+  Result<void> choose_members(std::deque<Node>& nodes, size_t at) {
+    Node& node = nodes[at];  // a deque: stays where it is
+    size_t kept = 0;
+    for (TreeEntry& member : node.members) {
+      const std::string below = child_of(node.relative, member.name);
+      parser::IgnoreList::WalkState own;
+      bool excluded = false;
+      const bool directory = member.info.type == EntryType::kDirectory;
+      if (!excludes_.empty()) {
+        const std::string counted = child_of(exclude_prefix_, below);
+        const parser::IgnoreRule* rule = excludes_.decide_in_walk(counted, node.excludes, own);
+        excluded = rule != nullptr && !rule->negated;
+        if (excluded && (!directory || !excludes_.may_reinclude_below(counted))) continue;
+      }
+      if (std::string_view(member.name).starts_with(".wh.")) return reserved_name(child_of(node.path, member.name));
+      if (directory) {
+        node.directories.push_back(nodes.size());
+        nodes.push_back({child_of(node.path, member.name), below, std::move(own), excluded, {}, {}});
+      }
+      if (&node.members[kept] != &member) node.members[kept] = std::move(member);
+      ++kept;
     }
-    SelectedFile file{path, relative, info, "", "", {}};
+    node.members.resize(kept);
+    return {};
+  }
+
+  void take_members(std::deque<Node>& nodes, size_t at, SelectedSource& selected) {
+    size_t directory = 0;
+    for (TreeEntry& member : nodes[at].members) {
+      const size_t before = selected.files.size();
+      const bool is_directory = member.info.type == EntryType::kDirectory;
+      selected.files.push_back({child_of(nodes[at].path, member.name), child_of(nodes[at].relative, member.name), member.info,
+                                std::move(member.digest), std::move(member.link_target), std::move(member.xattrs)});
+      if (!is_directory) continue;
+      const size_t node = nodes[at].directories[directory++];
+      take_members(nodes, node, selected);
+      // An excluded directory stays only for what was re-included below it.
+      if (nodes[node].excluded && selected.files.size() == before + 1) selected.files.pop_back();
+    }
+    nodes[at].members = {};
+  }
+
+  Error reserved_name(const std::string& path) const {
+    return fail_at(step_, step_.instruction.range, ErrorKind::kInvalidInput,
+                   fmt::format("{} cannot be copied: in an image, names that begin with .wh. mean removed files", path),
+                   {"exclude it with .dockerignore or --exclude"});
+  }
+
+  Result<void> add_file(const std::string& path, const FileInfo& info, SelectedSource& selected) {
+    const size_t slash = path.rfind('/');
+    if (std::string_view(path).substr(slash == std::string::npos ? 0 : slash + 1).starts_with(".wh.")) return reserved_name(path);
+    SelectedFile file{path, "", info, "", "", {}};
     if (info.type == EntryType::kSymlink) {
       ASSIGN_OR_RETURN(file.link_target, tree_->read_link(path));
     } else {
@@ -256,12 +321,13 @@ class Selector {
   const CopyStep& copy_;
   const Step& step_;
   std::shared_ptr<const SourceTree> tree_;
+  ThreadPool* const pool_;
   parser::IgnoreList excludes_;
   std::string exclude_prefix_;
   Selection selection_;
 };
 
-// Digests are taken in slices of this many files, each a task.
+// Files are digested in slices of this many; a large one on its own, by all threads together.
 constexpr size_t kSlice = 64;
 
 Result<void> digest_all(Selection& selection, ThreadPool& pool) {
@@ -269,31 +335,26 @@ Result<void> digest_all(Selection& selection, ThreadPool& pool) {
     const SourceTree* tree;
     SelectedFile* file;
   };
-  std::vector<Job> jobs;
+  std::vector<Job> small, large;
   for (SelectedSource& source : selection.sources) {
     for (SelectedFile& file : source.files) {
-      if (file.info.type == EntryType::kFile) jobs.push_back({source.tree.get(), &file});
+      if (file.info.type != EntryType::kFile || !file.digest.empty()) continue;
+      (file.info.size > kDigestPiece ? large : small).push_back({source.tree.get(), &file});
     }
   }
-  std::vector<std::future<Result<void>>> results;
-  for (size_t at = 0; at < jobs.size(); at += kSlice) {
-    const size_t end = std::min(at + kSlice, jobs.size());
-    results.push_back(pool.submit([&jobs, at, end]() -> Result<void> {
-      for (size_t i = at; i < end; ++i) {
-        auto digest = jobs[i].tree->file_digest(jobs[i].file->path, jobs[i].file->info);
-        if (!digest) return std::move(digest).error();
-        jobs[i].file->digest = std::move(*digest);
-      }
-      return {};
-    }));
-  }
-  // All must have ended before `jobs` dies, also when one failed.
-  std::optional<Error> first;
-  for (auto& result : results) {
-    auto r = result.get();
-    if (!r && !first) first = std::move(r).error();
-  }
-  if (first) return std::move(*first);
+  const auto digest = [&](const Job& job, ThreadPool* helpers) -> Result<void> {
+    ASSIGN_OR_RETURN(job.file->digest, job.tree->file_digest(job.file->path, job.file->info, !job.file->xattrs.empty(), helpers));
+    return {};
+  };
+  for (const Job& job : large) RETURN_IF_ERROR(digest(job, &pool));
+  const size_t slices = (small.size() + kSlice - 1) / kSlice;
+  std::vector<Result<void>> results(slices);
+  parallel_for(pool, slices, [&](size_t slice) {
+    for (size_t i = slice * kSlice; i < std::min(small.size(), (slice + 1) * kSlice) && results[slice]; ++i) {
+      results[slice] = digest(small[i], nullptr);
+    }
+  });
+  for (Result<void>& result : results) RETURN_IF_ERROR(std::move(result));
   return {};
 }
 
@@ -311,8 +372,7 @@ char type_letter(EntryType type) {
 
 std::string content_value(const SelectedFile& file) {
   std::string value = fmt::format("{} {:o} {}:{}", type_letter(file.info.type), file.info.mode, file.info.uid, file.info.gid);
-  if (file.info.type == EntryType::kFile) value += " sha256:" + file.digest;
-  if (file.info.type == EntryType::kFile && file.info.nlink > 1) value += fmt::format(" links {}", file.info.nlink);
+  if (file.info.type == EntryType::kFile) fmt::format_to(std::back_inserter(value), " {} {}", file.info.size, file.digest);
   if (file.info.type == EntryType::kSymlink) value += " -> " + file.link_target;
   if (file.info.type == EntryType::kCharDevice || file.info.type == EntryType::kBlockDevice) {
     value += fmt::format(" {}:{}", file.info.dev_major, file.info.dev_minor);
@@ -321,11 +381,28 @@ std::string content_value(const SelectedFile& file) {
   return value;
 }
 
+// Hard links between selected files, which the layer keeps: path of each → the first path of its file. How many links
+// a file has elsewhere is no property of what is copied.
+std::map<std::string, std::string> links_within(const Selection& selection) {
+  std::map<std::pair<uint64_t, uint64_t>, std::vector<const std::string*>> paths;
+  for (const SelectedSource& source : selection.sources) {
+    for (const SelectedFile& file : source.files) {
+      if (file.info.type == EntryType::kFile && file.info.nlink > 1) paths[{file.info.device, file.info.inode}].push_back(&file.path);
+    }
+  }
+  std::map<std::string, std::string> links;
+  for (const auto& [inode, members] : paths) {
+    if (members.size() < 2) continue;
+    for (const std::string* path : members) links[*path] = *members.front();
+  }
+  return links;
+}
+
 }  // namespace
 
 Result<Selection> select_sources(const CopyStep& copy, const Step& step, std::shared_ptr<const SourceTree> tree, ThreadPool& pool) {
   const TraceSpan span("copy", "select " + step.title);
-  ASSIGN_OR_RETURN(Selection selection, Selector(copy, step, std::move(tree)).run());
+  ASSIGN_OR_RETURN(Selection selection, Selector(copy, step, std::move(tree), &pool).run());
   RETURN_IF_ERROR(digest_all(selection, pool));
   return selection;
 }
@@ -340,6 +417,7 @@ parser::Word literal_path(const std::string& path, SourceRange range) {
 }
 
 void add_selection_inputs(const Selection& selection, KeyInputs& inputs) {
+  const std::map<std::string, std::string> links = links_within(selection);
   for (const SelectedSource& source : selection.sources) {
     inputs.add("source", source.base_name + (source.directory ? "/" : "") + (source.parents_prefix.empty() ? "" : " in " + source.parents_prefix));
     if (source.inline_content) {
@@ -350,7 +428,9 @@ void add_selection_inputs(const Selection& selection, KeyInputs& inputs) {
     for (const SelectedFile& file : source.files) {
       // The destination's own directory keeps its metadata: the source root's does not matter.
       if (source.directory && file.relative.empty() && source.parents_prefix.empty()) continue;
-      inputs.add(prefix + file.path, content_value(file));
+      std::string value = content_value(file);
+      if (const auto link = links.find(file.path); link != links.end()) value += " linked with " + link->second;
+      inputs.add(prefix + file.path, std::move(value));
     }
     for (const SelectedFile& parent : source.parent_directories) inputs.add(prefix + parent.path, content_value(parent));
   }
@@ -361,7 +441,7 @@ Result<SelectedSource> select_whole_tree(std::shared_ptr<const SourceTree> tree,
   CopyStep copy;
   copy.excludes = excludes;
   copy.sources.push_back({"/", {}});
-  ASSIGN_OR_RETURN(Selection selection, Selector(copy, step, std::move(tree)).run());
+  ASSIGN_OR_RETURN(Selection selection, Selector(copy, step, std::move(tree), nullptr).run());
   SelectedSource whole = std::move(selection.sources.front());
   whole.named = std::move(named);
   return whole;

@@ -13,21 +13,21 @@ namespace lamina::builder {
 namespace {
 
 // Format of keys and records; a change in what enters a key needs a new number.
-constexpr std::string_view kKeyFormat = "lamina-key 1";
+constexpr std::string_view kKeyFormat = "lamina-key 2";
 constexpr std::string_view kRecordFormat = "lamina-record 2";
 
-void append_field(Sha256& hash, std::string_view text) {
+void append_field(std::string& out, std::string_view text) {
   const uint64_t size = text.size();
-  unsigned char length[8];
-  for (int i = 0; i < 8; ++i) length[i] = static_cast<unsigned char>(size >> (8 * i));
-  hash.update(std::as_bytes(std::span(length)));
-  hash.update(text);
+  for (int i = 0; i < 8; ++i) out += static_cast<char>(size >> (8 * i));
+  out += text;
 }
 
 // A value or name may hold anything; records are line-based.
-std::string escape(std::string_view text) {
-  std::string out;
-  out.reserve(text.size());
+void append_escaped(std::string& out, std::string_view text) {
+  if (text.find_first_of("\\\n\t") == std::string_view::npos) {
+    out += text;
+    return;
+  }
   for (char c : text) {
     switch (c) {
       case '\\': out += "\\\\"; break;
@@ -36,7 +36,6 @@ std::string escape(std::string_view text) {
       default: out += c;
     }
   }
-  return out;
 }
 
 std::string unescape(std::string_view text) {
@@ -78,22 +77,30 @@ void KeyInputs::add_text(std::string name, std::string_view value) {
   }
 }
 
-std::string KeyInputs::key() const {
+const std::string& KeyInputs::key() const {
+  if (!key_.empty()) return key_;
+  // A call of the hash costs more than a short field, so they are collected.
+  constexpr size_t kCollected = 64 * 1024;
   Sha256 hash;
-  hash.update(kKeyFormat);
+  std::string fields(kKeyFormat);
   for (const auto& [name, value] : inputs_) {
-    append_field(hash, name);
-    append_field(hash, value);
+    append_field(fields, name);
+    append_field(fields, value);
+    if (fields.size() < kCollected) continue;
+    hash.update(fields);
+    fields.clear();
   }
-  return to_hex(hash.finish());
+  hash.update(fields);
+  key_ = to_hex(hash.finish());
+  return key_;
 }
 
 std::string KeyInputs::serialise() const {
   std::string out;
   for (const auto& [name, value] : inputs_) {
-    out += escape(name);
+    append_escaped(out, name);
     out += '\t';
-    out += escape(value);
+    append_escaped(out, value);
     out += '\n';
   }
   return out;

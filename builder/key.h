@@ -19,12 +19,14 @@ class KeyInputs {
  public:
   void add(std::string name, std::string value) {
     inputs_.emplace_back(std::move(name), std::move(value));
+    key_.clear();
   }
   // For long values: the digest is kept.
   void add_text(std::string name, std::string_view value);
 
-  // 64 hexadecimal digits: SHA-256 over the format version and every name and value with its length.
-  std::string key() const;
+  // 64 hexadecimal digits: SHA-256 over the format version and every name and value with its length. Kept until
+  // an input is added.
+  const std::string& key() const;
 
   const std::vector<std::pair<std::string, std::string>>& all() const { return inputs_; }
   // One input a line; for explanations only.
@@ -37,6 +39,7 @@ class KeyInputs {
 
  private:
   std::vector<std::pair<std::string, std::string>> inputs_;
+  mutable std::string key_;  // empty: not computed yet
 };
 
 // What a step left behind.

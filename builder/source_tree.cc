@@ -5,7 +5,9 @@
 #include <algorithm>
 #include <cerrno>
 #include <deque>
+#include <memory>
 
+#include "base/guarded.h"
 #include "base/stream.h"
 #include "base/text.h"
 
@@ -37,9 +39,10 @@ class ViewTree : public SourceTree {
   Result<std::map<std::string, std::string>> xattrs(const std::string& path) const override {
     return view_->xattrs(path);
   }
-  Result<std::string> file_digest(const std::string& path, const FileInfo&) const override {
+  Result<std::string> file_digest(const std::string& path, const FileInfo& info, bool, ThreadPool* pool) const override {
     ASSIGN_OR_RETURN(const UniqueFd fd, view_->open_file(path));
-    return digest_of_fd(fd.get());
+    ASSIGN_OR_RETURN_WITH(const Sha256Bytes digest, content_digest(fd.get(), info.size, pool), "reading " + path);
+    return to_hex(digest);
   }
   std::shared_ptr<const layers::FileOpener> opener() const override { return view_; }
 
@@ -85,11 +88,35 @@ Result<std::string> resolve_in_tree(const SourceTree& tree, const std::string& p
   return join(done, "/");
 }
 
-Result<std::string> digest_of_fd(int fd) {
-  thread_local std::vector<std::byte> buffer(kCopyBufferSize);
+Result<std::vector<TreeEntry>> SourceTree::scan(const std::string& path) const {
+  std::vector<TreeEntry> found;
+  ASSIGN_OR_RETURN(const std::vector<DirectoryEntry> entries, list(path));
+  for (const DirectoryEntry& entry : entries) {
+    const std::string child = path.empty() ? entry.name : path + "/" + entry.name;
+    ASSIGN_OR_RETURN(const std::optional<FileInfo> info, lstat(child));
+    if (!info) continue;  // removed since the listing
+    TreeEntry member{entry.name, *info, {}, {}, {}};
+    if (info->type == EntryType::kSymlink) {
+      ASSIGN_OR_RETURN(member.link_target, read_link(child));
+    } else {
+      ASSIGN_OR_RETURN(member.xattrs, xattrs(child));
+    }
+    found.push_back(std::move(member));
+  }
+  return found;
+}
+
+namespace {
+
+// Everything from `offset` on, up to `limit` bytes.
+Result<Sha256Bytes> digest_range(int fd, uint64_t offset, uint64_t limit, uint64_t& total) {
+  // Not value-initialised: a small file touches a small part of it.
+  thread_local const std::unique_ptr<std::byte[]> buffer(new std::byte[kCopyBufferSize]);
   thread_local Sha256 hash;
-  while (true) {
-    const ssize_t n = ::read(fd, buffer.data(), buffer.size());
+  total = 0;
+  while (total < limit) {
+    const size_t want = static_cast<size_t>(std::min<uint64_t>(kCopyBufferSize, limit - total));
+    const ssize_t n = ::pread(fd, buffer.get(), want, static_cast<off_t>(offset + total));
     if (n < 0) {
       if (errno == EINTR) continue;
       const int error = errno;
@@ -97,9 +124,46 @@ Result<std::string> digest_of_fd(int fd) {
       return system_error(error, "read");
     }
     if (n == 0) break;
-    hash.update(std::span<const std::byte>(buffer.data(), static_cast<size_t>(n)));
+    hash.update(std::span<const std::byte>(buffer.get(), static_cast<size_t>(n)));
+    total += static_cast<uint64_t>(n);
   }
-  return to_hex(hash.finish());
+  return hash.finish();
+}
+
+}  // namespace
+
+Result<std::string> digest_of_fd(int fd) {
+  const off_t offset = ::lseek(fd, 0, SEEK_CUR);
+  uint64_t total = 0;
+  if (offset < 0) return system_error(errno, "lseek");
+  ASSIGN_OR_RETURN(const Sha256Bytes digest, digest_range(fd, static_cast<uint64_t>(offset), UINT64_MAX, total));
+  return to_hex(digest);
+}
+
+Result<Sha256Bytes> content_digest(int fd, uint64_t size_bytes, ThreadPool* pool) {
+  uint64_t total = 0;
+  if (size_bytes <= kDigestPiece) return digest_range(fd, 0, UINT64_MAX, total);
+  const size_t count = static_cast<size_t>((size_bytes + kDigestPiece - 1) / kDigestPiece);
+  std::vector<Sha256Bytes> pieces(count);
+  Guarded<std::optional<Error>> failed;
+  const auto digest_piece = [&](size_t i) {
+    const uint64_t offset = i * kDigestPiece, expected = std::min(kDigestPiece, size_bytes - offset);
+    uint64_t read = 0;
+    auto digest = digest_range(fd, offset, expected, read);
+    if (digest && read != expected) digest = Error(ErrorKind::kCorrupt, "the file became shorter while it was read");
+    if (digest) {
+      pieces[i] = *digest;
+    } else if (auto first = failed.lock(); !*first) {
+      *first = std::move(digest).error();
+    }
+  };
+  if (pool != nullptr) {
+    parallel_for(*pool, count, digest_piece);
+  } else {
+    for (size_t i = 0; i < count; ++i) digest_piece(i);
+  }
+  if (auto first = failed.lock(); *first) return std::move(**first);
+  return sha256(std::string_view(reinterpret_cast<const char*>(pieces.data()), count * sizeof(Sha256Bytes)));
 }
 
 }  // namespace lamina::builder

@@ -10,6 +10,7 @@
 
 #include "base/result.h"
 #include "base/sha256.h"
+#include "base/thread_pool.h"
 #include "layers/rootfs_view.h"
 #include "parser/patterns.h"
 
@@ -18,6 +19,15 @@ namespace lamina::builder {
 using layers::DirectoryEntry;
 using layers::EntryType;
 using layers::FileInfo;
+
+// A member of a directory with everything that a selection must know of it.
+struct TreeEntry {
+  std::string name;
+  FileInfo info;
+  std::map<std::string, std::string> xattrs;  // empty for symlinks
+  std::string link_target;                    // symlinks
+  std::string digest;  // of a regular file, as file_digest gives it, when it is known without reading; else empty
+};
 
 // A read-only tree. Paths are relative to its root, cleaned, without a leading "/"; "" is the root. Any
 // thread.
@@ -35,8 +45,11 @@ class SourceTree {
   virtual Result<std::vector<DirectoryEntry>> list(const std::string& path) const = 0;
   virtual Result<std::string> read_link(const std::string& path) const = 0;
   virtual Result<std::map<std::string, std::string>> xattrs(const std::string& path) const = 0;
-  // SHA-256 of a regular file's bytes; `info` is what lstat gave.
-  virtual Result<std::string> file_digest(const std::string& path, const FileInfo& info) const = 0;
+  // The members of a directory, as list() gives them.
+  virtual Result<std::vector<TreeEntry>> scan(const std::string& path) const;
+  // content_digest() of a regular file in hexadecimal; `info` is what lstat gave, `has_xattrs` what xattrs gave.
+  // `pool` (may be null) helps with large files.
+  virtual Result<std::string> file_digest(const std::string& path, const FileInfo& info, bool has_xattrs, ThreadPool* pool) const = 0;
   virtual std::shared_ptr<const layers::FileOpener> opener() const = 0;
 
   // The ignore rule that hides an existing path, with its file and line; empty when none does.
@@ -52,5 +65,13 @@ Result<std::string> resolve_in_tree(const SourceTree& tree, const std::string& p
 
 // SHA-256 of everything that can be read from `fd`, from its current offset.
 Result<std::string> digest_of_fd(int fd);
+
+// A file longer than this is digested in pieces of this size.
+inline constexpr uint64_t kDigestPiece = 4 << 20;
+// What stands for the bytes of a file in keys, together with its size: the SHA-256 of a file of up to kDigestPiece
+// bytes; of a longer one the SHA-256 of its pieces' digests, one after the other, so that several threads can work on
+// it. `size_bytes` is what fstat said; kCorrupt when a longer file turns out shorter. `fd` stands at its beginning;
+// `pool` may be null.
+Result<Sha256Bytes> content_digest(int fd, uint64_t size_bytes, ThreadPool* pool);
 
 }  // namespace lamina::builder

@@ -19,7 +19,7 @@ namespace lamina::layers {
 struct FileInfo {
   EntryType type = EntryType::kFile;  // never a hardlink or whiteout type
   uint32_t mode = 0, uid = 0, gid = 0;
-  Timestamp mtime;
+  Timestamp mtime, ctime;  // ctime: only where changes are watched (contexts)
   uint64_t size = 0;
   uint32_t dev_major = 0, dev_minor = 0;
   uint64_t device = 0, inode = 0, nlink = 1;  // of the file that holds it, to find hard links

@@ -2,6 +2,7 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <atomic>
 
 using namespace lamina;
@@ -64,4 +65,22 @@ TEST_CASE("Guarded serialises and waits") {
   auto access = value.lock();
   access.wait(changed, [](int v) { return v == 200; });
   CHECK(*access == 200);
+}
+
+TEST_CASE("parallel_for calls every index once, also from inside the pool and when the pool is busy") {
+  ThreadPool pool(2);
+  for (const size_t count : {size_t{0}, size_t{1}, size_t{2}, size_t{1000}}) {
+    std::vector<std::atomic<int>> calls(count);
+    parallel_for(pool, count, [&](size_t i) { ++calls[i]; });
+    CHECK(std::all_of(calls.begin(), calls.end(), [](const std::atomic<int>& n) { return n == 1; }));
+  }
+  std::vector<std::future<int>> results;
+  for (int task = 0; task < 8; ++task) {
+    results.push_back(pool.submit([&pool] {
+      std::atomic<int> sum = 0;
+      parallel_for(pool, 100, [&](size_t i) { sum += static_cast<int>(i); });
+      return sum.load();
+    }));
+  }
+  for (std::future<int>& result : results) CHECK(result.get() == 4950);
 }
