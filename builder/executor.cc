@@ -28,21 +28,24 @@ std::optional<Outcome> Executor::outcome(int step) const {
 std::vector<layers::LayerId> Executor::layers_of_stage(int stage) const {
   std::vector<layers::LayerId> stack;
   if (const ResolvedImage* base = env_.plan.base_of(stage)) stack = base->layers;
-  for (int id : env_.plan.chain(stage)) {
-    const auto done = outcome(id);
-    if (done && !done->record.layer.empty()) stack.push_back(done->record.layer);
-  }
+  append_layers(env_.plan.chain(stage), -1, stack);
   return stack;
+}
+
+// Those of the steps before `end`.
+void Executor::append_layers(const std::vector<int>& chain, int end, std::vector<layers::LayerId>& stack) const {
+  auto outcomes = outcomes_.lock();
+  for (int id : chain) {
+    if (id == end) return;
+    const auto it = outcomes->find(id);
+    if (it != outcomes->end() && !it->second.record.layer.empty()) stack.push_back(it->second.record.layer);
+  }
 }
 
 std::vector<layers::LayerId> Executor::layers_below(const Step& step) const {
   std::vector<layers::LayerId> stack;
   if (const ResolvedImage* base = env_.plan.base_of(step.stage)) stack = base->layers;
-  for (int id : env_.plan.chain(step.stage)) {
-    if (id == step.id) break;
-    const auto done = outcome(id);
-    if (done && !done->record.layer.empty()) stack.push_back(done->record.layer);
-  }
+  append_layers(env_.plan.chain(step.stage), step.id, stack);
   return stack;
 }
 

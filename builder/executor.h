@@ -64,6 +64,7 @@ class Executor {
   std::vector<layers::LayerId> layers_below(const Step& step) const;
   // What a step on top of this one, or one that reads this one's files, has as its "parent" input.
   std::string chain_key(int step) const;
+  void append_layers(const std::vector<int>& chain, int end, std::vector<layers::LayerId>& stack) const;
   std::string key_below(const Step& step) const;
   std::string key_of_stage(int stage) const;
   std::string key_of_source(const SourceRef& from) const;

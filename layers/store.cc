@@ -97,7 +97,22 @@ Result<std::string> Scratch::directory() {
   return Error(ErrorKind::kSystem, fmt::format("no temporary directory could be made in {}", tmp_));
 }
 
+void Scratch::discard(const std::string& path) {
+  const auto here = directory();
+  const std::string away = here ? *here + "/" + temporary_name("gone") : std::string();
+  if (away.empty() || ::rename(path.c_str(), away.c_str()) != 0) {
+    ignore_error(remove_tree(AT_FDCWD, path), "housekeeping; in the scratch directory it goes with that");
+    return;
+  }
+  const std::lock_guard guard(mutex_);
+  // Removal mostly waits, so a few go on at once.
+  constexpr unsigned kRemovers = 3;
+  if (!remover_) remover_ = std::make_unique<ThreadPool>(kRemovers);
+  remover_->post([away] { ignore_error(remove_tree(AT_FDCWD, away), "it goes with the scratch directory"); });
+}
+
 Scratch::~Scratch() {
+  remover_.reset();  // after what it has to do
   if (directory_.empty()) return;
   ignore_error(remove_tree(AT_FDCWD, directory_), "the next program that opens the store tries again");
   ::unlink((directory_ + kLockSuffix).c_str());

@@ -5,6 +5,7 @@
 //   blobs/sha256/<hex>        verified bytes: manifests, configs, compressed layers, uncompressed tars
 //   layers/<id>/meta          what is known of a layer (JSON, versioned, replaced by rename)
 //   layers/<id>/fs/           its snapshot, when one was made
+//   layers/<id>/block-<hash>/ the merged snapshot of this layer and those below it in a deep image
 //   diffs/<diff id>           → layer id (symlink)
 //   images/<sha256 of name>   name → descriptor (JSON)
 //   records/<2 hex>/<key>     build records, opaque here
@@ -50,6 +51,8 @@ struct LayerInfo {
   std::vector<oci::Descriptor> blobs;       // known blobs (present or not) of this layer
 };
 
+class Scratch;
+
 // A snapshot being made: `fs` is an overlay upperdir, `work` its workdir, on the store's file system.
 class PendingLayer {
  public:
@@ -61,8 +64,9 @@ class PendingLayer {
 
  private:
   friend class Store;
-  explicit PendingLayer(TempDir dir);
+  PendingLayer(TempDir dir, Scratch& scratch);
   TempDir dir_;
+  Scratch* scratch_;  // the store's; removes what is left while others go on
 };
 
 struct SealOptions {
@@ -116,7 +120,8 @@ class Store : public oci::BlobSource, public oci::BlobSink {
   // The forms. Each is made at most once; concurrent callers wait for the one who makes it.
   // Snapshots of a whole stack, bottom first, as absolute paths; missing blobs are read from `remote` (may be
   // null) and kept, unpacked while they arrive, layers in parallel on `pool`. A layer whose tar names no
-  // entry for some parent directory is unpacked for this stack (chain) alone.
+  // entry for some parent directory is unpacked for this stack (chain) alone. Of a deep stack several layers share a
+  // snapshot, in which files are hard links.
   Result<std::vector<std::string>> snapshots(std::span<const LayerId> stack, ThreadPool& pool,
                                              oci::BlobSource* remote);
   Result<oci::DiffId> diff_id(const LayerId& id);

@@ -192,9 +192,13 @@ Result<oci::Descriptor> Store::blob(const LayerId& id, const CompressionOptions&
 
 // --- snapshots --------------------------------------------------------------------------------------
 
-std::string Store::Impl::find_snapshot(std::span<const LayerId> stack, size_t at) const {
+std::string Store::Impl::find_snapshot(std::span<const LayerId> stack, size_t at) {
   const std::string layer = layer_path(stack[at]);
-  if (exists(layer + "/fs")) return layer + "/fs";
+  if (with_snapshot.lock()->contains(stack[at])) return layer + "/fs";
+  if (exists(layer + "/fs")) {
+    with_snapshot.lock()->insert(stack[at]);
+    return layer + "/fs";
+  }
   const std::string own = layer + "/" + chain_name(stack, at);
   return exists(own) ? own : std::string();
 }
@@ -238,11 +242,11 @@ Result<std::vector<std::string>> Store::snapshots(std::span<const LayerId> stack
   const std::vector<LayerId> ids(stack.begin(), stack.end());
   bool complete = true;
   for (size_t i = 0; i < ids.size(); ++i) {
-    RETURN_IF_ERROR(impl_->meta(ids[i]));
+    if (!impl_->with_snapshot.lock()->contains(ids[i])) RETURN_IF_ERROR(impl_->meta(ids[i]));  // after a reboot it is verified first
     made[i] = impl_->find_snapshot(ids, i);
     complete = complete && !made[i].empty();
   }
-  if (complete) return made;
+  if (complete) return impl_->shallow(ids, std::move(made));
   // Bottom first: a task waits for tasks before it only, which have started then.
   for (size_t i = 0; i < ids.size(); ++i) {
     if (!made[i].empty()) continue;
@@ -280,7 +284,7 @@ Result<std::vector<std::string>> Store::snapshots(std::span<const LayerId> stack
     }
   }
   if (first) return std::move(*first);
-  return made;
+  return impl_->shallow(ids, std::move(made));
 }
 
 }  // namespace lamina::layers

@@ -66,12 +66,15 @@ Result<LayerMeta> Store::Impl::verify_after_reboot(const LayerId& id, LayerMeta 
     check_blob(tar);
     sound = sound || blob_exists(tar.digest);
   }
+  // Merged blocks and the snapshots of pulled layers are made again.
+  ASSIGN_OR_RETURN(const UniqueFd directory, open_directory(AT_FDCWD, layer_path(id)));
+  ASSIGN_OR_RETURN(const std::vector<std::string> names, list_directory(directory.get()));
+  for (const std::string& name : names) {
+    const bool stays = name == "meta" || (name == "fs" && !found.pulled);
+    if (!stays) RETURN_IF_ERROR(remove_tree(directory.get(), name));
+  }
   if (found.pulled) {
-    ASSIGN_OR_RETURN(const UniqueFd directory, open_directory(AT_FDCWD, layer_path(id)));
-    ASSIGN_OR_RETURN(const std::vector<std::string> names, list_directory(directory.get()));
-    for (const std::string& name : names) {
-      if (name != "meta") RETURN_IF_ERROR(remove_tree(directory.get(), name));
-    }
+    // Its blob was looked at above.
   } else if (exists(snapshot) && found.diff_id) {
     HashingWriter hash(-1);
     const auto written = write_tar(id, found, hash);
@@ -102,6 +105,7 @@ Result<LayerMeta> Store::Impl::update_meta(const LayerId& id, const std::functio
 
 Result<void> Store::Impl::drop_layer(const LayerId& id) {
   metas.lock()->erase(id);
+  with_snapshot.lock()->erase(id);
   // Out of sight first, so that nobody finds half of it.
   ASSIGN_OR_RETURN(const std::string directory, scratch.directory());
   const std::string away = directory + "/" + temporary_name("dropped");
@@ -146,17 +150,23 @@ Result<LayerInfo> Store::layer_info(const LayerId& id) {
 
 // --- new layers -------------------------------------------------------------------------------------
 
-PendingLayer::PendingLayer(TempDir dir) : dir_(std::move(dir)) {}
-PendingLayer::PendingLayer(PendingLayer&&) noexcept = default;
-PendingLayer& PendingLayer::operator=(PendingLayer&&) noexcept = default;
-PendingLayer::~PendingLayer() = default;
+PendingLayer::PendingLayer(TempDir dir, Scratch& scratch) : dir_(std::move(dir)), scratch_(&scratch) {}
+PendingLayer::PendingLayer(PendingLayer&& other) noexcept : dir_(std::move(other.dir_)), scratch_(other.scratch_) {}
+PendingLayer& PendingLayer::operator=(PendingLayer&& other) noexcept {
+  std::swap(dir_, other.dir_);  // the other's destructor removes what was here
+  std::swap(scratch_, other.scratch_);
+  return *this;
+}
+PendingLayer::~PendingLayer() {
+  if (const std::string path = dir_.release(); !path.empty()) scratch_->discard(path);
+}
 std::string PendingLayer::fs() const { return dir_.path() + "/fs"; }
 std::string PendingLayer::work() const { return dir_.path() + "/work"; }
 
 Result<PendingLayer> Store::begin_layer() {
   ASSIGN_OR_RETURN(const std::string directory, impl_->scratch.directory());
   ASSIGN_OR_RETURN(TempDir dir, TempDir::create(directory, "layer"));
-  PendingLayer layer(std::move(dir));
+  PendingLayer layer(std::move(dir), impl_->scratch);
   for (const std::string& part : {layer.fs(), layer.work()}) {
     if (::mkdir(part.c_str(), 0755) != 0) return system_error(errno, "mkdir", part);
     // The umask is no property of an image.
@@ -167,7 +177,7 @@ Result<PendingLayer> Store::begin_layer() {
 
 Result<LayerId> Store::Impl::publish_layer(PendingLayer layer, LayerMeta fresh) {
   const LayerId id{temporary_name("b")};
-  RETURN_IF_ERROR(remove_tree(AT_FDCWD, layer.work()));
+  scratch.discard(layer.work());
   fresh.boot_id = boot_id;
   RETURN_IF_ERROR(write_file_atomically(AT_FDCWD, layer.dir_.path() + "/meta", fresh.to_json(), Durability::kNone, 0600));
   if (::rename(layer.dir_.path().c_str(), layer_path(id).c_str()) != 0) return system_error(errno, "rename", layer_path(id));
@@ -214,7 +224,7 @@ Result<LayerId> Store::add_entries(const EntryList& entries, const SealOptions& 
   meta.tar_size = summary.size;
   RETURN_IF_ERROR(file.publish(impl_->blob_path(meta.diff_id->as_uncompressed_digest()), summary.size));
   if (const auto same = find_layer(*meta.diff_id)) return *same;
-  RETURN_IF_ERROR(remove_tree(AT_FDCWD, layer.fs()));
+  impl_->scratch.discard(layer.fs());
   return impl_->publish_layer(std::move(layer), std::move(meta));
 }
 
@@ -238,7 +248,7 @@ Result<LayerId> Store::add_pulled(const oci::DiffId& diff_id, const oci::Descrip
   meta.blobs.push_back({bare, true, {}});
   if (is_tar) meta.tar_size = blob.size;
   ASSIGN_OR_RETURN(PendingLayer layer, begin_layer());
-  RETURN_IF_ERROR(remove_tree(AT_FDCWD, layer.fs()));
+  impl_->scratch.discard(layer.fs());
   return impl_->publish_layer(std::move(layer), std::move(meta));
 }
 

@@ -139,6 +139,8 @@ Result<void> mark_records(Store& store, Marker& marker, const Store::LayersOfRec
 // Called with the store's lock held exclusively.
 Result<uint64_t> Store::Impl::sweep(bool all, const LayersOfRecord& layers_of_record) {
   metas.lock()->clear();
+  with_snapshot.lock()->clear();
+  known_blocks.lock()->clear();
   Needed needed;
   Marker marker(*self, needed);
   Sweeper sweeper;

@@ -11,6 +11,7 @@
 
 #include "base/files.h"
 #include "base/guarded.h"
+#include "base/thread_pool.h"
 #include "layers/internal/flight.h"
 #include "layers/internal/layer_meta.h"
 #include "layers/internal/pipeline.h"
@@ -27,6 +28,9 @@ class Scratch {
   ~Scratch();
   // Any thread.
   Result<std::string> directory();
+  // Takes a file or directory of this store out of sight and removes it while the caller goes on: freeing its blocks
+  // may have to wait for the disk. All is gone when this object is. Any thread.
+  void discard(const std::string& path);
   // Removes what dead processes left. Errors are ignored: it is housekeeping.
   void remove_leftovers() const;
 
@@ -35,6 +39,7 @@ class Scratch {
   std::mutex mutex_;
   std::string directory_;
   UniqueFd lock_;
+  std::unique_ptr<ThreadPool> remover_;  // made when first asked for
 };
 
 // An open file in the scratch directory that is removed unless it is published.
@@ -80,7 +85,10 @@ struct Store::Impl {
 
   // --- forms (store_forms.cc) ---
   // The snapshot of stack[at] in this stack, if it was made; "" when not.
-  std::string find_snapshot(std::span<const LayerId> stack, size_t at) const;
+  std::string find_snapshot(std::span<const LayerId> stack, size_t at);
+  // A stack of fewer snapshots that shows the same files (store_merge.cc).
+  Result<std::vector<std::string>> shallow(std::span<const LayerId> stack, std::vector<std::string> snapshots);
+  Result<std::string> block_of(std::span<const LayerId> layers, std::span<const std::string> snapshots);
   Result<std::string> unpack(std::span<const LayerId> stack, size_t at, const SnapshotWriter::ViewBelow& below, oci::BlobSource* remote);
   Result<std::unique_ptr<ByteSource>> open_tar(const LayerId& id, const LayerMeta& meta, oci::BlobSource* remote, bool keep);
   Result<void> write_tar(const LayerId& id, const LayerMeta& meta, ByteSink& sink) const;
@@ -96,6 +104,9 @@ struct Store::Impl {
   Scratch scratch;
   FlightTower flights;
   Guarded<std::map<LayerId, LayerMeta>> metas;
+  // What was seen on the disk is there as long as the lock is held: layers with a snapshot of their own, and blocks.
+  Guarded<std::set<LayerId>> with_snapshot;
+  Guarded<std::set<std::string>> known_blocks;
   Store* self = nullptr;
 };
 
