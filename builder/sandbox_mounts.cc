@@ -138,9 +138,21 @@ class RootBuilder {
     return {};
   }
 
-  Result<void> network_files(const std::string& directory) {
-    for (const char* name : {"hosts", "resolv.conf"}) {
-      RETURN_IF_ERROR(bind(directory + "/" + name, "/etc/" + std::string(name), true));
+  // Read-only files that exist in memory alone: on the file system of /dev, where their names go again.
+  Result<void> network_files() {
+    ASSIGN_OR_RETURN(const UniqueFd dev, open_in_root(root_, "dev", O_RDONLY | O_DIRECTORY));
+    const std::string* const texts[] = {&plan_.hosts, &plan_.resolv_conf};
+    const char* const paths[] = {"/etc/hosts", "/etc/resolv.conf"};
+    for (size_t i = 0; i < std::size(paths); ++i) {
+      const char* const name = ".text";
+      ASSIGN_OR_RETURN(UniqueFd file, open_at(dev.get(), name, O_WRONLY | O_CREAT | O_EXCL, 0644));
+      RETURN_IF_ERROR(write_all(file.get(), *texts[i]));
+      if (::fchmod(file.get(), 0644) != 0) return system_error(errno, "fchmod", name);
+      RETURN_IF_ERROR(file.close());
+      ASSIGN_OR_RETURN(const UniqueFd tree, clone_tree(dev.get(), name, false, true));
+      ASSIGN_OR_RETURN(const UniqueFd at, target(paths[i], false));
+      RETURN_IF_ERROR(attach(tree.get(), at.get()));
+      if (::unlinkat(dev.get(), name, 0) != 0) return system_error(errno, "unlink", name);
     }
     return {};
   }
@@ -416,12 +428,9 @@ class RootBuilder {
 Result<MountPoints> enter_root(const SandboxPlan& plan) {
   const SandboxSpec& spec = plan.spec;
   if (::mount(nullptr, "/", nullptr, kRec | kPrivate, nullptr) != 0) return system_error(errno, "making mounts private");
-  const std::string beside = spec.upper_dir.substr(0, spec.upper_dir.rfind('/'));
-  RETURN_IF_ERROR(write_file_atomically(AT_FDCWD, beside + "/hosts", plan.hosts, Durability::kNone));
-  RETURN_IF_ERROR(write_file_atomically(AT_FDCWD, beside + "/resolv.conf", plan.resolv_conf, Durability::kNone));
   std::vector<std::string> lower = spec.lower_dirs;
   if (lower.empty()) {  // FROM scratch: overlayfs wants at least one
-    const std::string empty = beside + "/empty";
+    const std::string empty = spec.upper_dir.substr(0, spec.upper_dir.rfind('/')) + "/empty";
     if (::mkdir(empty.c_str(), 0755) != 0 && errno != EEXIST) return system_error(errno, "mkdir", empty);
     lower.push_back(empty);
   }
@@ -433,7 +442,7 @@ Result<MountPoints> enter_root(const SandboxPlan& plan) {
   RootBuilder builder(plan, root.get());
   const auto fill = [&]() -> Result<void> {
     RETURN_IF_ERROR(builder.kernel_file_systems());
-    RETURN_IF_ERROR(builder.network_files(beside));
+    RETURN_IF_ERROR(builder.network_files());
     RETURN_IF_ERROR(builder.user_mounts());
     if (::fchdir(root.get()) != 0) return system_error(errno, "fchdir");
     // pivot_root(2), "pivot_root(".", ".")": the old root ends up below the new one and is detached.
