@@ -27,6 +27,11 @@ lamina_static(seccomp libseccomp.a)
 lamina_static(isal isal)
 lamina_static(yaml libyaml.a)
 
+# Debian has no archive of fmt either. A release compiles its headers in: without libfmt.so, and libstdc++.so with it,
+# the program starts in half the time.
+add_library(lamina_dep_fmt INTERFACE)
+target_link_libraries(lamina_dep_fmt INTERFACE $<IF:$<CONFIG:Release>,fmt::fmt-header-only,fmt::fmt>)
+
 # Headers only: the libraries are opened at run time.
 find_path(LAMINA_CURL_INCLUDE curl/curl.h REQUIRED)
 find_path(LAMINA_ARCHIVE_INCLUDE archive.h REQUIRED)
