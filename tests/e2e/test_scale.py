@@ -1,0 +1,75 @@
+"""Large and deep builds; the same image whatever the number of threads."""
+
+from harness import *
+
+
+class Deep(TestCase):
+    def test_more_layers_than_a_mount_takes(self):
+        # Overlay takes 500 lower directories. What a layer far below made can still be removed and replaced.
+        lines = ["FROM %s" % busybox()] + ["COPY f /d/%d" % i for i in range(520)]
+        lines += ["RUN ls /d | wc -l && rm /d/3 && mkdir /d/1.d && rm -r /d/5 && mkdir /d/5 && echo x > /d/5/in",
+                  "RUN ls /d | wc -l && test ! -e /d/3 && cat /d/5/in /d/519"]
+        self.write("f", "content of f\n")
+        self.dockerfile("\n".join(lines) + "\n")
+        result = self.build("-t", "deep", "--progress=plain")
+        self.assertIn(" 520\n", result.err)
+        self.assertIn("content of f", result.err)
+        rootfs = self.unpack("deep")
+        self.assertFalse(os.path.exists(rootfs + "/d/3"))
+        self.assertEqual(read(rootfs, "d/5/in"), "x\n")
+        self.assertEqual(len(os.listdir(rootfs + "/d")), 520)
+
+
+class Threads(TestCase):
+    def fill(self):
+        r = __import__("random").Random(7)
+        for i in range(300):
+            self.write("tree/%d/%s%d" % (i % 13, "ab.-"[i % 4], i), r.randbytes(r.randrange(9000)))
+        self.write("large", r.randbytes(9 << 20) + bytes(3 << 20))
+        os.link(self.context + "/large", self.context + "/tree/hard")
+        os.symlink("large", self.context + "/tree/soft")
+        base = busybox()
+        self.dockerfile("\n".join(
+            ["FROM %s AS %s\nCOPY tree /in\nRUN cat /in/*/* | md5sum > /%s && dd if=/in/hard of=/part-%s bs=1M count=3 && rm -r /in/1" % (base, s, s, s) for s in "abc"]
+            + ["FROM " + base, "COPY --from=a /a /part-a /from/", "COPY . /all", "RUN rm /all/tree/2/* && touch -d @5 /all",
+               "COPY --from=b / /b", "COPY --from=c /c large /c/", "COPY --exclude=*1* tree /last"]).replace("COPY --from=c /c large /c/", "COPY --from=c /c /c/\nCOPY large /c/") + "\n")
+
+    def test_any_number_of_jobs_gives_the_same_image(self):
+        self.fill()
+        seen = {}
+        for compression in ("gzip", "zstd"):
+            for jobs in ("1", "2", "8"):
+                name = "%s/jobs/%s-%s:1" % (registry().host, compression, jobs)
+                out = self.ok("build", "-q", "--jobs", jobs, "--build-arg", "SOURCE_DATE_EPOCH=1700000000",
+                              "-o", "type=registry,name=%s,compression=%s" % (name, compression), self.context, store=self.store + jobs + compression).out
+                image = skopeo_inspect(name)
+                seen.setdefault(compression, set()).add((out.strip(), image["Digest"], tuple(image["Layers"])))
+        for compression, images in seen.items():
+            self.assertEqual(len(images), 1, compression)
+        # And the same uncompressed identity under both.
+        self.assertEqual(len({image[0] for images in seen.values() for image in images}), 1)
+
+    def test_the_index_changes_nothing(self):
+        self.fill()
+        build = lambda *args: self.ok("build", "-q", "--build-arg", "SOURCE_DATE_EPOCH=1700000000", *args, self.context).out
+        first = build("--jobs", "2")
+        self.assertEqual(build("--jobs", "1"), first)
+        self.assertEqual(build("--no-cache"), first)
+        # The same size and times, other bytes: only the ctime tells.
+        path = os.path.join(self.context, "tree/4/a4")
+        st = os.stat(path)
+        with open(path, "r+b") as f:
+            old = f.read(1)
+            f.seek(0)
+            f.write(bytes([old[0] ^ 1]))
+        os.utime(path, ns=(st.st_atime_ns, st.st_mtime_ns))
+        second = build()
+        self.assertNotEqual(second, first)
+        with open(path, "r+b") as f:
+            f.write(old)
+        os.utime(path, ns=(st.st_atime_ns, st.st_mtime_ns))
+        self.assertEqual(build(), first)
+
+
+if __name__ == "__main__":
+    unittest.main()
