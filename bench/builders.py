@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
 
 
@@ -19,16 +20,19 @@ class Failed(Exception):
 
 
 def run(command, env=None):
-    """Runs to the end; raises Failed with the last words."""
-    began = time.monotonic()
-    child = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    said = child.stdout.read()
-    child.stdout.close()
-    _, status, usage = os.wait4(child.pid, 0)
-    child.returncode = os.waitstatus_to_exitcode(status)
-    if child.returncode != 0:
-        raise Failed("%s: %s" % (" ".join(command), said.decode(errors="replace")[-600:]))
-    return Cost(time.monotonic() - began, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
+    """Runs to the end; raises Failed with the last words. The kernel counts what a process was before execve(2) to its
+    largest size, so it is started by the small time(1) and not by Python."""
+    with tempfile.NamedTemporaryFile("r") as report:
+        began = time.monotonic()
+        child = subprocess.Popen(["/usr/bin/time", "-q", "-o", report.name, "-f", "%M", "--", *command], env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        said = child.stdout.read()
+        child.stdout.close()
+        _, status, usage = os.wait4(child.pid, 0)  # time(1) itself counts for half a millisecond
+        wall = time.monotonic() - began
+        child.returncode = os.waitstatus_to_exitcode(status)
+        if child.returncode != 0:
+            raise Failed("%s: %s" % (" ".join(command), said.decode(errors="replace")[-600:]))
+        return Cost(wall, usage.ru_utime + usage.ru_stime, int(report.read()) / 1024)
 
 
 class Builder:

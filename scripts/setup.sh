@@ -8,9 +8,7 @@ build_packages="g++ cmake ninja-build ccache pkg-config git ca-certificates
   libcurl4-openssl-dev libarchive-dev nlohmann-json3-dev libyaml-dev doctest-dev libcap-dev uidmap busybox-static"
 # The registry, the readers and the sanitizers of the tests.
 test_packages="python3 curl docker-registry apache2-utils skopeo umoci podman buildah runc catatonit netavark
-  mmdebstrap zstd attr acl openssh-server qemu-user-static binfmt-support"
-
-fuzz_packages="clang libclang-rt-14-dev"
+  mmdebstrap time zstd attr acl openssh-server qemu-user-static binfmt-support"
 
 fuzz_packages="clang libclang-rt-14-dev"
 
