@@ -55,7 +55,7 @@ class FileTree : public SourceTree {
   Result<std::vector<DirectoryEntry>> list(const std::string&) const override { return std::vector<DirectoryEntry>{{file_name_, EntryType::kFile}}; }
   Result<std::string> read_link(const std::string& path) const override { return Error(ErrorKind::kInternal, path + " is no link"); }
   Result<std::map<std::string, std::string>> xattrs(const std::string&) const override { return std::map<std::string, std::string>(); }
-  Result<std::string> file_digest(const std::string&, const FileInfo&) const override { return digest_; }
+  Result<std::string> file_digest(const std::string&, const FileInfo&, bool, ThreadPool*) const override { return digest_; }
   std::shared_ptr<const layers::FileOpener> opener() const override { return opener_; }
 
  private:
