@@ -382,8 +382,7 @@ Result<void> Planner::fill_run_command(StageScope& scope, const parser::Run& bod
       std::string text = command.args[0];
       text += '\n';
       for (const parser::Heredoc& doc : body.heredocs) {
-        text += doc.raw_content;
-        if (text.back() != '\n') text += '\n';  // the file's last line
+        text += doc.raw_content + doc.name + "\n";
       }
       command.args = {std::move(text)};
     }

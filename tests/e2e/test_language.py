@@ -276,7 +276,7 @@ LABEL a=b "c d"='e f'
         self.assertNotIn("a80425fb", self.run_in("x", "cat", "/n"))
 
     def test_script_in_another_language(self):
-        self.assertEqual(self.output("FROM BUSYBOX\nRUN <<-EOF\n\t#!/bin/awk -f\n\tBEGIN { print \"awk\" }\n\tEOF\nRUN <<ONE cat - <<TWO\nfirst\nONE\nsecond\nTWO\n"), "awk\nsecond\n")
+        self.assertEqual(self.output("FROM BUSYBOX\nRUN <<-EOF\n\t#!/bin/awk -f\n\tBEGIN { print \"awk\" }\n\tEOF\nRUN <<ONE cat - <<TWO\nfirst\nONE\nsecond\nTWO\nRUN cat - /dev/fd/3 <<ONE 3<<-TWO\n\tkept\nONE\n\tgone\n\tTWO\n"), "awk\nsecond\n\tkept\ngone\n")
 
 
 if __name__ == "__main__":
