@@ -130,6 +130,7 @@ Result<oci::Image> assemble_image(layers::Store& store, const Plan& plan, const 
   // A base image of ours that was built further: its entries have times already.
   fill_times(config.history, first_new, time);
   config.created = config.history.empty() || config.history.back().created.empty() ? time : config.history.back().created;
+  manifest.annotations = annotations_of(request.annotations, AnnotationSpec::Level::kManifest, config.platform);
   return store_image(store, std::move(manifest), config.to_json());
 }
 
@@ -148,6 +149,21 @@ Result<oci::Image> compress_image(layers::Store& store, const oci::Image& image,
     ASSIGN_OR_RETURN(layer, store.blob(*id, options, pool));
   }
   return store_image(store, std::move(manifest), image.config_json);
+}
+
+Result<oci::Image> with_docker_types(layers::Store& store, const oci::Image& image) {
+  oci::Image out = image;
+  out.manifest.media_type = oci::media_type::kDockerManifest;
+  out.manifest.config.media_type = oci::media_type::kDockerConfig;
+  for (oci::Descriptor& layer : out.manifest.layers) {
+    const auto compression = oci::layer_compression(layer.media_type);
+    if (!compression) continue;
+    layer.media_type = oci::docker_layer_type(*compression);
+  }
+  out.manifest_json = out.manifest.to_json();
+  out.descriptor = describe(out.manifest.media_type, out.manifest_json);
+  RETURN_IF_ERROR(oci::put_blob(store, out.descriptor, out.manifest_json));
+  return out;
 }
 
 std::shared_ptr<oci::BlobSource> source_of_image(layers::Store& store, registry::Client& client, const oci::Image& image) {

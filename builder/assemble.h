@@ -21,6 +21,9 @@ Result<oci::Image> assemble_image(layers::Store& store, const Plan& plan, const 
 // The result is not stored under a name.
 Result<oci::Image> compress_image(layers::Store& store, const oci::Image& image, const layers::CompressionOptions& options, ThreadPool& pool);
 
+// The same image in Docker's words (oci-mediatypes=false): the bytes of layers and config stay. Stored, not named.
+Result<oci::Image> with_docker_types(layers::Store& store, const oci::Image& image);
+
 // Where the blobs of an image come from when it is sent: the store, else the repositories its layers name.
 std::shared_ptr<oci::BlobSource> source_of_image(layers::Store& store, registry::Client& client, const oci::Image& image);
 

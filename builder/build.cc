@@ -104,6 +104,7 @@ class Build {
   Result<void> send_out(const std::vector<PlatformImage>& images, BuildResult& result);
   Result<oci::Descriptor> push_index(const std::vector<PlatformImage>& images, const std::vector<oci::Reference>& names, const layers::CompressionOptions& compression);
   bool wants_blobs() const;
+  bool pushes_docker_types() const;
   // Steps of the platform being built are announced in order, so that their ids follow each other.
   int vertex_of_step(const Step& step) const { return first_vertex_ + step.id; }
   layers::CompressionOptions push_compression() const;
@@ -173,6 +174,12 @@ layers::CompressionOptions Build::push_compression() const {
     if (o.type == OutputSpec::Type::kRegistry || o.type == OutputSpec::Type::kImage || o.type == OutputSpec::Type::kOci) return o.compression;
   }
   return {};
+}
+
+bool Build::pushes_docker_types() const {
+  return std::any_of(request_.outputs.begin(), request_.outputs.end(), [](const OutputSpec& o) {
+    return o.docker_types && (o.type == OutputSpec::Type::kRegistry || o.type == OutputSpec::Type::kImage);
+  });
 }
 
 Result<Plan> Build::plan(const parser::Dockerfile& dockerfile, const oci::Platform& platform) {
@@ -269,7 +276,7 @@ Result<void> Build::tag(const std::vector<PlatformImage>& images, BuildResult& r
   oci::Descriptor top = images.front().image.descriptor;
   result.image_id = images.front().image.manifest.config.digest;
   if (indexed()) {
-    const registry::ExportIndex index = make_index(images, request_.source_date_epoch);
+    const registry::ExportIndex index = make_index(images, request_, false);
     top = index.descriptor;
     RETURN_IF_ERROR(oci::put_blob(store_, top, index.json));
     result.image_id = top.digest;
@@ -287,17 +294,20 @@ Result<oci::Descriptor> Build::push_index(const std::vector<PlatformImage>& imag
   std::set<std::string> repositories;
   for (const PlatformImage& member : images) {
     ASSIGN_OR_RETURN(oci::Image compressed, compress_image(store_, member.image, compression, pool_));
+    if (pushes_docker_types()) {
+      ASSIGN_OR_RETURN(compressed, with_docker_types(store_, compressed));
+    }
     std::vector<oci::Reference> by_digest;
     for (const oci::Reference& name : names) {
       const oci::Digest& digest = compressed.descriptor.digest;
       if (repositories.insert(digest.hex() + name.registry() + "/" + name.repository()).second) by_digest.push_back(name.with_digest(digest));
     }
     if (!by_digest.empty()) {
-      ASSIGN_OR_RETURN(const registry::PushReport report, push_to(store_, client_, member.image, by_digest, compression, pool_, events_));
+      ASSIGN_OR_RETURN(const registry::PushReport report, push_to(store_, client_, member.image, by_digest, compression, pool_, events_, pushes_docker_types()));
     }
     sent.push_back({member.platform, std::move(compressed)});
   }
-  const registry::ExportIndex index = make_index(sent, request_.source_date_epoch);
+  const registry::ExportIndex index = make_index(sent, request_, pushes_docker_types());
   oci::Descriptor last;
   for (const oci::Reference& name : names) {
     ASSIGN_OR_RETURN(last, client_.push_manifest(name, index.descriptor.media_type, index.json));
@@ -309,7 +319,7 @@ Result<void> Build::send_out(const std::vector<PlatformImage>& images, BuildResu
   if (!push_names_.empty()) {
     const layers::CompressionOptions compression = push_compression();
     if (!indexed()) {
-      ASSIGN_OR_RETURN(const registry::PushReport report, push_to(store_, client_, images.front().image, push_names_, compression, pool_, events_));
+      ASSIGN_OR_RETURN(const registry::PushReport report, push_to(store_, client_, images.front().image, push_names_, compression, pool_, events_, pushes_docker_types()));
       result.pushed = report.manifest;
     } else {
       ASSIGN_OR_RETURN(result.pushed, push_index(images, push_names_, compression));

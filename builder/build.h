@@ -36,9 +36,22 @@ struct OutputSpec {
   bool push = false;           // kImage with push=true
   layers::CompressionOptions compression;
   bool compression_given = false;
+  bool docker_types = false;   // oci-mediatypes=false: Docker's media types instead of OCI's
 };
 // "type=oci,dest=out.tar,compression=zstd", "-" (tar), "out" (local). kInvalidInput with a suggestion.
 Result<OutputSpec> parse_output(std::string_view text);
+
+// --annotation [LEVEL[,LEVEL…][[PLATFORM]]:]NAME=VALUE
+struct AnnotationSpec {
+  enum class Level { kManifest, kIndex, kManifestDescriptor, kIndexDescriptor };
+  Level level = Level::kManifest;
+  std::optional<oci::Platform> platform;  // of manifests only; nothing: every one
+  std::string name, value;
+};
+// One for each level that is named. kInvalidInput with a suggestion.
+Result<std::vector<AnnotationSpec>> parse_annotation(std::string_view text);
+// Those of a level, for an image of `platform` (nothing: an index).
+std::map<std::string, std::string> annotations_of(const std::vector<AnnotationSpec>& all, AnnotationSpec::Level level, const std::optional<oci::Platform>& platform);
 
 struct SecretSpec {
   std::string id;
@@ -66,6 +79,7 @@ struct BuildRequest {
   std::vector<std::string> tags;         // -t
   std::vector<std::pair<std::string, std::optional<std::string>>> build_args;  // no value: from our environment
   std::map<std::string, std::string> labels;
+  std::vector<AnnotationSpec> annotations;
   std::map<std::string, std::string> build_contexts;  // name → docker-image://…, oci-layout://…, or what `context` takes
   std::vector<oci::Platform> platforms;  // empty: the host's
   std::vector<OutputSpec> outputs;       // empty: the store

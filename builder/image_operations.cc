@@ -47,8 +47,9 @@ Result<void> fetch_layers(layers::Store& store, oci::BlobSource& remote, const o
   std::vector<std::future<Result<void>>> results;
   for (const oci::Descriptor& layer : image.manifest.layers) {
     results.push_back(transfers.submit([&store, &remote, &events, vertex, layer]() -> Result<void> {
-      RETURN_IF_ERROR_WITH(oci::copy_blob(remote, store, layer), "pulling layer " + layer.digest.text());
-      events.progress(vertex, "layer " + layer.digest.hex().substr(0, 12), layer.size, layer.size);
+      const auto progress = [&](uint64_t done) { events.progress(vertex, "layer " + layer.digest.hex().substr(0, 12), done, layer.size); };
+      RETURN_IF_ERROR_WITH(store.fetch_blob(layer, remote, progress), "pulling layer " + layer.digest.text());
+      progress(layer.size);
       return {};
     }));
   }

@@ -43,6 +43,17 @@ Result<std::unique_ptr<ByteSource>> LayeredSource::open_blob(const oci::Descript
   return Error(ErrorKind::kNotFound, fmt::format("blob {} is not in the store", descriptor.digest.text()));
 }
 
+Result<std::unique_ptr<ByteSource>> LayeredSource::open_blob_from(const oci::Descriptor& descriptor, uint64_t offset) {
+  std::optional<Error> last;
+  for (const auto& remote : remotes_) {
+    auto stream = remote->open_blob_from(descriptor, offset);
+    if (stream) return stream;
+    last = std::move(stream).error();
+  }
+  if (last) return std::move(*last);
+  return BlobSource::open_blob_from(descriptor, offset);
+}
+
 Result<ResolvedImage> ImageResolver::by_name(const std::string& name, const oci::Platform& platform) {
   const std::string key = name + " " + platform.text();
   {

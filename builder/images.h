@@ -57,6 +57,8 @@ class LayeredSource : public oci::BlobSource {
   LayeredSource(layers::Store& store, std::vector<std::shared_ptr<oci::BlobSource>> remotes)
       : store_(store), remotes_(std::move(remotes)) {}
   Result<std::unique_ptr<ByteSource>> open_blob(const oci::Descriptor& descriptor) override;
+  // What the store lacks and a remote can continue.
+  Result<std::unique_ptr<ByteSource>> open_blob_from(const oci::Descriptor& descriptor, uint64_t offset) override;
 
  private:
   layers::Store& store_;

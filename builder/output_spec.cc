@@ -49,7 +49,7 @@ Result<void> set_option(OutputSpec& spec, const std::string& key, const std::str
     ASSIGN_OR_RETURN(spec.compression.force, parse_bool(key, value));
   } else if (key == "oci-mediatypes") {
     ASSIGN_OR_RETURN(const bool oci_types, parse_bool(key, value));
-    if (!oci_types) return Error(ErrorKind::kUnsupported, "oci-mediatypes=false is not supported: images are written with OCI media types");
+    spec.docker_types = !oci_types;
   } else if (key == "compression") {
     spec.compression_given = true;
     if (value == "gzip") {

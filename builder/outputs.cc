@@ -14,31 +14,12 @@
 #include "builder/images.h"
 #include "layers/snapshot.h"
 #include "layers/tar.h"
+#include "registry/copy.h"
 #include "registry/layout.h"
 
 namespace lamina::builder {
 
 namespace {
-
-// A file that appears only when it is complete; "-" is standard output.
-Result<void> write_file_output(const std::string& dest, const std::function<Result<void>(ByteSink&)>& write) {
-  if (dest == "-") {
-    FdSink sink(STDOUT_FILENO);
-    return write(sink);
-  }
-  const std::string temp = dest + "." + temporary_name("part");
-  const auto write_temp = [&]() -> Result<void> {
-    ASSIGN_OR_RETURN(UniqueFd fd, open_at(AT_FDCWD, temp, O_WRONLY | O_CREAT | O_EXCL, 0644));
-    FdSink sink(fd.get());
-    RETURN_IF_ERROR(write(sink));
-    RETURN_IF_ERROR(fd.close());
-    if (::rename(temp.c_str(), dest.c_str()) != 0) return system_error(errno, "rename", dest);
-    return {};
-  };
-  auto result = write_temp();
-  if (!result) ::unlink(temp.c_str());
-  return result;
-}
 
 // The image's files as one list of entries, whiteouts applied.
 Result<layers::EntryList> flattened(layers::Store& store, registry::Client& client, const oci::Image& image, ThreadPool& pool) {
@@ -70,16 +51,19 @@ Result<void> write_directory(const std::string& dest, const layers::EntryList& e
 
 }  // namespace
 
-registry::ExportIndex make_index(const std::vector<PlatformImage>& images, std::optional<int64_t> created) {
+registry::ExportIndex make_index(const std::vector<PlatformImage>& images, const BuildRequest& request, bool docker_types) {
   registry::ExportIndex out;
   oci::Index index;
   for (const PlatformImage& member : images) {
     oci::Descriptor d = member.image.descriptor;
     d.platform = member.platform;
+    d.annotations = annotations_of(request.annotations, AnnotationSpec::Level::kManifestDescriptor, member.platform);
     index.manifests.push_back(std::move(d));
     out.images.push_back(&member.image);
   }
-  if (created) index.annotations["org.opencontainers.image.created"] = format_rfc3339({*created, 0});
+  if (docker_types) index.media_type = oci::media_type::kDockerIndex;
+  index.annotations = annotations_of(request.annotations, AnnotationSpec::Level::kIndex, std::nullopt);
+  if (request.source_date_epoch) index.annotations["org.opencontainers.image.created"] = format_rfc3339({*request.source_date_epoch, 0});
   out.json = index.to_json();
   out.descriptor.media_type = index.media_type;
   out.descriptor.digest = oci::Digest::of(out.json);
@@ -115,7 +99,7 @@ Result<layers::EntryList> files_of(layers::Store& store, registry::Client& clien
 
 Result<void> write_files(const layers::EntryList& entries, const OutputSpec& output) {
   if (output.type == OutputSpec::Type::kLocal) return write_directory(output.dest, entries);
-  return write_file_output(output.dest, [&](ByteSink& sink) -> Result<void> {
+  return registry::write_whole_file(output.dest, [&](ByteSink& sink) -> Result<void> {
     layers::TarWriter tar(sink, std::nullopt);
     for (const layers::Entry& entry : entries) RETURN_IF_ERROR(tar.add(entry));
     return tar.finish();
@@ -143,16 +127,21 @@ Result<void> write_output(layers::Store& store, registry::Client& client, const 
   std::vector<std::shared_ptr<oci::BlobSource>> sources;
   for (const PlatformImage& member : images) {
     ASSIGN_OR_RETURN(oci::Image compressed, compress_image(store, member.image, compression, pool));
+    if (output.docker_types) {
+      ASSIGN_OR_RETURN(compressed, with_docker_types(store, compressed));
+    }
     sent.push_back({member.platform, std::move(compressed)});
     sources.push_back(source_of_image(store, client, member.image));
   }
   LayeredSource source(store, sources);
-  const registry::ExportIndex index = make_index(sent, request.source_date_epoch);
-  const registry::ExportImage exported{&sent.front().image, names, indexed ? &index : nullptr};
+  const registry::ExportIndex index = make_index(sent, request, output.docker_types);
+  const registry::ExportImage exported{&sent.front().image, names, indexed ? &index : nullptr,
+                                        indexed ? annotations_of(request.annotations, AnnotationSpec::Level::kIndexDescriptor, std::nullopt)
+                                                : annotations_of(request.annotations, AnnotationSpec::Level::kManifestDescriptor, images.front().platform)};
   if (output.type == OutputSpec::Type::kOci && !output.tar) {
     RETURN_IF_ERROR(registry::write_layout_directory(output.dest, exported, source));
   } else {
-    RETURN_IF_ERROR(write_file_output(output.dest, [&](ByteSink& sink) {
+    RETURN_IF_ERROR(registry::write_whole_file(output.dest, [&](ByteSink& sink) {
       return output.type == OutputSpec::Type::kOci ? registry::write_layout_tar(sink, exported, source) : registry::write_docker_archive(sink, exported, source);
     }));
   }
@@ -162,7 +151,7 @@ Result<void> write_output(layers::Store& store, registry::Client& client, const 
 
 Result<registry::PushReport> push_to(layers::Store& store, registry::Client& client, const oci::Image& image,
                                      const std::vector<oci::Reference>& names, const layers::CompressionOptions& compression,
-                                     ThreadPool& pool, EventHub& events) {
+                                     ThreadPool& pool, EventHub& events, bool docker_types) {
   // Repositories that are known to hold layers of this image can give them to a neighbour without an upload.
   std::map<std::string, std::vector<std::string>> known;
   for (const oci::Descriptor& layer : image.manifest.layers) {
@@ -177,6 +166,9 @@ Result<registry::PushReport> push_to(layers::Store& store, registry::Client& cli
     VertexScope vertex(events, "pushing " + references.front().familiar());
     if (!sent) {
       ASSIGN_OR_RETURN(sent, compress_image(store, image, compression, pool));
+      if (docker_types) {
+        ASSIGN_OR_RETURN(sent, with_docker_types(store, *sent));
+      }
     }
     std::vector<std::string> mounts = known[references.front().registry()];
     std::erase(mounts, references.front().repository());

@@ -120,7 +120,7 @@ Result<void> find_epoch(builder::BuildRequest& request) {
 
 // What CLI11 fills for `build`; turned into a request when it is done.
 struct RawBuild {
-  std::vector<std::string> build_args, labels, contexts, platforms, outputs, hosts, secrets, ssh, cache, cache_filters;
+  std::vector<std::string> build_args, labels, annotations, contexts, platforms, outputs, hosts, secrets, ssh, cache, cache_filters;
   std::string pull, network, shm_size, progress, context;
   bool load = false, ignored = false;
 };
@@ -135,6 +135,7 @@ void add_build_options(CLI::App& app, BuildOptions& o, RawBuild& raw) {
   many("--build-arg", raw.build_args, "NAME=VALUE for an ARG; NAME alone takes it from the environment");
   many("--build-context", raw.contexts, "NAME=PLACE: what CONTEXT takes, docker-image://IMAGE or oci-layout://PATH");
   many("--label", raw.labels, "NAME=VALUE to put into the image");
+  many("--annotation", raw.annotations, "[LEVEL:]NAME=VALUE; levels: manifest (default), index, manifest-descriptor, index-descriptor");
   many("--platform", raw.platforms, "OS/ARCH[/VARIANT] to build for; several make an index");
   many("-o,--output", raw.outputs, "type=image|registry|oci|docker|tar|local[,dest=…][,compression=…]");
   app.add_flag("--push", r.push, "Push every tag to its registry");
@@ -159,6 +160,7 @@ void add_build_options(CLI::App& app, BuildOptions& o, RawBuild& raw) {
   app.add_flag("-q,--quiet", o.quiet, "Print the image id only");
   app.add_option("--iidfile", o.iid_file, "Write the image id to FILE");
   app.add_option("--metadata-file", o.metadata_file, "Write digests of the result to FILE (JSON)");
+  app.add_option("--digest-file", o.digest_file, "Write the digest of the image's manifest to FILE");
   app.add_flag("--explain", o.explain, "Say for every step why it was run or taken from the cache");
   app.add_flag("--dry-run", o.dry_run, "Print the plan, execute nothing");
   app.add_flag("--rm,--force-rm", raw.ignored, "Accepted for compatibility: nothing is ever left behind")->group("");
@@ -203,6 +205,10 @@ Result<void> fill_request(BuildOptions& o, const RawBuild& raw) {
     auto [name, value] = key_value(text);
     if (name.empty()) return bad(fmt::format("--label \"{}\" has no name", text));
     r.labels[name] = value;
+  }
+  for (const std::string& text : raw.annotations) {
+    ASSIGN_OR_RETURN(const std::vector<builder::AnnotationSpec> specs, builder::parse_annotation(text));
+    r.annotations.insert(r.annotations.end(), specs.begin(), specs.end());
   }
   for (const std::string& text : raw.contexts) {
     auto [name, value] = key_value(text);
@@ -337,6 +343,10 @@ Result<Parsed<ImageOptions>> parse_image_command(const std::string& command, con
       {"tag", "SOURCE NAME", "Gives an image another name.", 2, 2},
       {"push", "SOURCE [DESTINATION …]", "Sends an image to a registry.", 1, SIZE_MAX},
       {"pull", "NAME", "Fetches an image from a registry.", 1, 1},
+      {"copy", "SOURCE DESTINATION", "Copies an image or index as it is: NAME, docker://NAME, oci:DIRECTORY:TAG, oci-archive:FILE:TAG, docker-archive:FILE:NAME.", 2, 2},
+      {"diff", "A B", "Tells why two images of the store differ: config, layers, files, bytes. Exit status 1 when they do.", 2, 2},
+      {"tags", "REPOSITORY", "Lists the tags of a repository in a registry.", 1, 1},
+      {"fsck", "", "Checks everything in the store, and puts what is damaged out of the way.", 0, 0},
       {"prune", "", "Removes what no image needs; with --all the build cache too.", 0, 0},
       {"du", "", "Tells what the store holds.", 0, 0},
       {"login", "[REGISTRY]", "Stores the credentials for a registry.", 0, 1},
@@ -352,18 +362,27 @@ Result<Parsed<ImageOptions>> parse_image_command(const std::string& command, con
   const auto is = [&](std::initializer_list<const char*> names) { return std::any_of(names.begin(), names.end(), [&](const char* n) { return name == n; }); };
   if (is({"images"})) app.add_flag("-q,--quiet", o.quiet, "Print ids only");
   if (is({"images", "history"})) app.add_flag("--no-trunc", o.no_truncation, "Do not shorten");
-  if (is({"images", "history"})) app.add_option("--format", o.format, "json");
+  if (is({"images", "history", "du", "tags", "diff"})) app.add_option("--format", o.format, "json");
   if (is({"inspect"})) app.add_option("--raw", o.raw, "manifest or config: its bytes as they are");
   if (is({"prune"})) app.add_flag("-a,--all", o.all, "The build cache too");
   if (is({"prune", "rmi"})) app.add_flag("-f,--force", o.force, "Accepted: nothing is asked");
-  if (is({"pull", "inspect", "history"})) app.add_option("--platform", o.platform, "OS/ARCH[/VARIANT]");
+  if (is({"inspect"})) app.add_flag("--remote", o.remote, "Ask the registry, not the store; so do names that begin with docker://, oci: or oci-archive:");
+  if (is({"prune"})) {
+    app.add_option("--filter", o.filters, "until=DURATION, type=regular|exec.cachemount|source.git|partial")->allow_extra_args(false);
+    app.add_option("--keep-duration", o.keep_duration, "Remove build records that helped no build for so long: 90s, 30m, 24h, 7d");
+    app.add_option("--max-used-space", o.max_used_space, "Then remove the records unused for longest, until the store takes no more: 10g");
+  }
+  if (is({"fsck"})) app.add_flag("--check-only", o.check_only, "Report, change nothing");
+  if (is({"copy"})) app.add_flag("--referrers", o.referrers, "Copy what refers to the image too (signatures, SBOMs)");
+  if (is({"push", "pull", "copy"})) app.add_option("--digest-file", o.digest_file, "Write the digest to FILE");
+  if (is({"pull", "inspect", "history", "copy", "diff"})) app.add_option("--platform", o.platform, "OS/ARCH[/VARIANT]");
   if (is({"push"})) {
     app.add_option("--compression", o.compression, "gzip, zstd or uncompressed");
     app.add_option("--compression-level", o.compression_level, "Level of the compression");
     app.add_flag("--force-compression", o.force_compression, "Compress layers of the base image again too");
   }
   if (is({"push", "pull"})) app.add_option("--progress", progress, "auto, plain, tty, quiet, rawjson");
-  if (is({"push", "pull"})) app.add_flag("-q,--quiet", o.quiet, "Print the digest only");
+  if (is({"push", "pull", "copy"})) app.add_flag("-q,--quiet", o.quiet, "Print the digest only");
   if (is({"login"})) {
     app.add_option("-u,--username", o.user_name, "User name");
     app.add_option("-p,--password", o.password, "Password (others can see it in the process list; --password-stdin is better)");
@@ -384,7 +403,7 @@ Result<Parsed<ImageOptions>> parse_image_command(const std::string& command, con
 
 const std::vector<std::string>& command_names() {
   static const std::vector<std::string> kNames = {"build", "push", "pull",  "images", "inspect", "history", "run",   "rmi",
-                                                  "tag",   "help", "prune", "du",     "login",   "logout",  "check", "version"};
+                                                  "tag",   "tags", "copy", "diff", "help", "prune", "du", "fsck",     "login",   "logout",  "check", "version"};
   return kNames;
 }
 
@@ -394,8 +413,11 @@ Commands (a context directory of such a name is given as ./name):
   build [flags] CONTEXT        build an image (the word build may be left out)
   run IMAGE [COMMAND …]        try an image
   push, pull                   send to, fetch from a registry
+  copy SOURCE DESTINATION      between registries, layouts and archives
+  tags REPOSITORY              what a registry has
   images, inspect, history     look at what there is
-  tag, rmi, prune, du          names and disk space
+  diff A B                     why two images are not the same
+  tag, rmi, prune, du, fsck    names, disk space and health of the store
   check CONTEXT                examine a Dockerfile, build nothing
   login, logout                credentials of registries
   version                      this program and what it can do here

@@ -28,6 +28,7 @@ struct BuildOptions {
   bool quiet = false;
   std::string iid_file;
   std::string metadata_file;
+  std::string digest_file;
   bool explain = false;
   bool dry_run = false;
 };
@@ -37,7 +38,7 @@ struct RunOptions {
   builder::RunRequest request;
 };
 
-// images, inspect, history, rmi, tag, push, pull, prune, du, login, logout.
+// images, inspect, history, rmi, tag, tags, push, pull, copy, diff, prune, du, fsck, login, logout.
 struct ImageOptions {
   CommonOptions common;
   std::vector<std::string> names;
@@ -52,6 +53,12 @@ struct ImageOptions {
   std::optional<int> compression_level;
   bool force_compression = false;
   ProgressMode progress = ProgressMode::kAuto;
+  std::string digest_file;  // push, pull, copy
+  bool remote = false;      // inspect --remote
+  bool referrers = false;   // copy --referrers
+  std::vector<std::string> filters;  // prune
+  std::string max_used_space, keep_duration;
+  bool check_only = false;  // fsck
   std::string user_name;  // login
   bool password_stdin = false;
   std::string password;

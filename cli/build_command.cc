@@ -31,6 +31,10 @@ Result<void> write_results(const BuildOptions& options, const builder::BuildResu
   if (!options.iid_file.empty()) {
     RETURN_IF_ERROR(write_file_atomically(AT_FDCWD, options.iid_file, result.image_id.text(), Durability::kNone));
   }
+  if (!options.digest_file.empty()) {
+    const oci::Digest& digest = result.pushed ? result.pushed->digest : result.images.size() > 1 ? result.image_id : result.images.front().manifest.digest;
+    RETURN_IF_ERROR(write_file_atomically(AT_FDCWD, options.digest_file, digest.text() + "\n", Durability::kNone));
+  }
   if (options.metadata_file.empty()) return {};
   const oci::Descriptor& d = result.pushed ? *result.pushed : result.index ? *result.index : result.images.front().manifest;
   nlohmann::json json = {{"containerimage.config.digest", result.images.front().config.text()},

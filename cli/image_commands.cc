@@ -1,10 +1,8 @@
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <termios.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <iostream>
 #include <nlohmann/json.hpp>
 
 #include "base/files.h"
@@ -12,10 +10,10 @@
 #include "builder/build.h"
 #include "builder/images.h"
 #include "cli/commands.h"
+#include "cli/internal/image_commands.h"
 #include "cli/progress.h"
 #include "oci/image_config.h"
 #include "registry/client.h"
-#include "registry/credentials.h"
 
 namespace lamina::cli {
 
@@ -23,7 +21,6 @@ namespace {
 
 using Json = nlohmann::json;
 
-void print(const std::string& text) { ignore_error(write_all(STDOUT_FILENO, text), "standard output is gone"); }
 std::string dump(const Json& json, int indent = -1) { return json.dump(indent, ' ', false, Json::error_handler_t::replace); }
 
 std::string short_id(const oci::Digest& digest, bool whole) { return whole ? digest.text() : digest.hex().substr(0, 12); }
@@ -40,7 +37,10 @@ std::string ago(const std::string& created) {
   return fmt::format("{} second{} ago", seconds, seconds == 1 ? "" : "s");
 }
 
-// Columns as wide as their widest cell.
+}  // namespace
+
+void print(const std::string& text) { ignore_error(write_all(STDOUT_FILENO, text), "standard output is gone"); }
+
 std::string table(const std::vector<std::vector<std::string>>& rows) {
   std::vector<size_t> widths;
   for (const auto& row : rows) {
@@ -55,6 +55,8 @@ std::string table(const std::vector<std::vector<std::string>>& rows) {
   }
   return out;
 }
+
+namespace {
 
 // Layer sizes: of the uncompressed tar where known, else of the blob.
 std::vector<uint64_t> layer_sizes(layers::Store& store, const oci::Image& image, const oci::ImageConfig& config) {
@@ -175,10 +177,14 @@ Result<void> remove_images(layers::Store& store, const ImageOptions& o) {
     }
   }
   // The space is given back unless somebody else is at work; prune does it then.
-  ignore_error(store.prune(false, builder::layers_of_record), "only housekeeping");
+  layers::PruneOptions unneeded;
+  unneeded.types = {"regular"};  // downloads that broke off stay
+  ignore_error(store.prune(unneeded, builder::layers_of_record), "only housekeeping");
   if (first) return std::move(*first);
   return {};
 }
+
+}  // namespace
 
 registry::ClientOptions client_options(const ImageOptions& o, const Session& session) {
   registry::ClientOptions options;
@@ -188,6 +194,8 @@ registry::ClientOptions client_options(const ImageOptions& o, const Session& ses
   options.on_warning = [](const std::string& text) { ignore_error(write_all(STDERR_FILENO, "warning: " + printable(text) + "\n"), "standard error is gone"); };
   return options;
 }
+
+namespace {
 
 Result<layers::CompressionOptions> compression_of(const ImageOptions& o) {
   layers::CompressionOptions compression;
@@ -220,6 +228,7 @@ Result<void> push_image(layers::Store& store, const ImageOptions& o, const Sessi
   if (!o.quiet) {
     ignore_error(write_all(STDERR_FILENO, fmt::format("{} uploaded ({}), {} mounted, {} already there\n", pushed->uploaded, human_size(pushed->uploaded_bytes), pushed->mounted, pushed->existed)), "standard error is gone");
   }
+  RETURN_IF_ERROR(write_digest_file(o, pushed->manifest.digest));
   print(pushed->manifest.digest.text() + "\n");
   return {};
 }
@@ -235,6 +244,7 @@ Result<void> pull_image(layers::Store& store, const ImageOptions& o, const Sessi
   auto pulled = builder::pull(store, name, platform, client, *progress);
   progress->finish(!pulled);
   if (!pulled) return std::move(pulled).error();
+  RETURN_IF_ERROR(write_digest_file(o, pulled->digest));
   print(pulled->digest.text() + "\n");
   return {};
 }
@@ -248,63 +258,6 @@ Result<void> tag_image(layers::Store& store, const ImageOptions& o) {
   return store.set_image(name.canonical(), record->descriptor);
 }
 
-Result<void> show_usage(layers::Store& store) {
-  ASSIGN_OR_RETURN(const layers::Store::Usage usage, store.usage());
-  print(table({{"TYPE", "COUNT", "SIZE"},
-               {"blobs", std::to_string(usage.blobs), human_size(usage.blob_bytes)},
-               {"layers", std::to_string(usage.layers), human_size(usage.layer_bytes)},
-               {"images", std::to_string(usage.images), "-"},
-               {"build records", std::to_string(usage.records), "-"},
-               {"other", "-", human_size(usage.other_bytes)},
-               {"total", "-", human_size(usage.blob_bytes + usage.layer_bytes + usage.other_bytes)}}));
-  return {};
-}
-
-// From the terminal, without echo.
-Result<std::string> ask_password() {
-  if (::isatty(STDIN_FILENO) == 0) return Error(ErrorKind::kInvalidInput, "there is no terminal to ask for the password").with_note("use --password-stdin");
-  ignore_error(write_all(STDERR_FILENO, "Password: "), "standard error is gone");
-  termios before{};
-  ::tcgetattr(STDIN_FILENO, &before);
-  termios silent = before;
-  silent.c_lflag &= ~static_cast<tcflag_t>(ECHO);
-  ::tcsetattr(STDIN_FILENO, TCSAFLUSH, &silent);
-  std::string line;
-  std::getline(std::cin, line);
-  ::tcsetattr(STDIN_FILENO, TCSAFLUSH, &before);
-  ignore_error(write_all(STDERR_FILENO, "\n"), "standard error is gone");
-  return line;
-}
-
-Result<void> log_in(const ImageOptions& o) {
-  const std::string host = o.names.empty() ? "docker.io" : o.names[0];
-  registry::Credentials credentials;
-  credentials.username = o.user_name;
-  if (credentials.username.empty()) {
-    if (o.password_stdin || ::isatty(STDIN_FILENO) == 0) return Error(ErrorKind::kInvalidInput, "the user name is missing").with_note("give it with --username");
-    ignore_error(write_all(STDERR_FILENO, "Username: "), "standard error is gone");
-    std::getline(std::cin, credentials.username);
-  }
-  if (o.password_stdin) {
-    ASSIGN_OR_RETURN(credentials.password, read_fd(STDIN_FILENO, 1 << 20));
-    while (!credentials.password.empty() && (credentials.password.back() == '\n' || credentials.password.back() == '\r')) credentials.password.pop_back();
-  } else if (!o.password.empty()) {
-    credentials.password = o.password;
-  } else {
-    ASSIGN_OR_RETURN(credentials.password, ask_password());
-  }
-  RETURN_IF_ERROR(registry::store_credentials(o.common.auth_file, host, credentials));
-  print("Credentials for " + host + " stored\n");
-  return {};
-}
-
-Result<void> log_out(const ImageOptions& o) {
-  const std::string host = o.names.empty() ? "docker.io" : o.names[0];
-  ASSIGN_OR_RETURN(const bool erased, registry::erase_credentials(o.common.auth_file, host));
-  print(erased ? "Credentials for " + host + " removed\n" : "There were no credentials for " + host + "\n");
-  return {};
-}
-
 Result<void> run_on_store(const std::string& command, const ImageOptions& o, const Session& session) {
   ASSIGN_OR_RETURN(const std::unique_ptr<layers::Store> store, layers::Store::open(store_path(o.common, session.isolation == builder::Isolation::kRoot)));
   if (command == "images") return list_images(*store, o);
@@ -314,10 +267,23 @@ Result<void> run_on_store(const std::string& command, const ImageOptions& o, con
   if (command == "tag") return tag_image(*store, o);
   if (command == "push") return push_image(*store, o, session);
   if (command == "pull") return pull_image(*store, o, session);
-  if (command == "du") return show_usage(*store);
-  ASSIGN_OR_RETURN(const uint64_t freed, store->prune(o.all, builder::layers_of_record));
-  print("Freed " + human_size(freed) + "\n");
-  return {};
+  if (command == "du") return show_usage(*store, o);
+  if (command == "fsck") return check_store(*store, o);
+  return prune_store(*store, o);
+}
+
+Result<bool> compare_images(const ImageOptions& o, const Session& session) {
+  ASSIGN_OR_RETURN(const std::unique_ptr<layers::Store> store, layers::Store::open(store_path(o.common, session.isolation == builder::Isolation::kRoot)));
+  return show_diff(*store, o, session);
+}
+
+Result<void> execute(const std::string& command, const ImageOptions& o, const Session& session) {
+  if (command == "login") return log_in(o, session);
+  if (command == "logout") return log_out(o);
+  if (command == "copy") return copy_between(o, session);
+  if (command == "tags") return list_tags(o, session);
+  if (command == "inspect" && is_remote(o)) return inspect_remote(o, session);
+  return run_on_store(command, o, session);
 }
 
 }  // namespace
@@ -329,8 +295,11 @@ int image_command(const std::string& command, const std::vector<std::string>& ar
     print(parsed->help->text);
     return 0;
   }
-  const ImageOptions& o = parsed->options;
-  const auto done = command == "login" ? log_in(o) : command == "logout" ? log_out(o) : run_on_store(command, o, session);
+  if (command == "diff") {
+    const auto same = compare_images(parsed->options, session);
+    return !same ? report(same.error()) : *same ? 0 : 1;
+  }
+  const auto done = execute(command, parsed->options, session);
   return done ? 0 : report(done.error());
 }
 

@@ -88,7 +88,7 @@ class SignalWatcher {
   std::thread thread_;
 };
 
-bool needs_store(const std::string& command) { return command != "login" && command != "logout" && command != "check"; }
+bool needs_store(const std::string& command) { return command != "login" && command != "logout" && command != "check" && command != "copy" && command != "tags"; }
 
 bool wants_help(const std::vector<std::string>& arguments) {
   for (const std::string& a : arguments) {

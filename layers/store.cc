@@ -264,10 +264,13 @@ Result<void> Store::set_image(const std::string& canonical_name, const oci::Desc
 }
 
 Result<std::optional<ImageRecord>> Store::image(const std::string& canonical_name) {
-  const std::string path = impl_->image_path(canonical_name);
-  ASSIGN_OR_RETURN(const auto text, read_file_if_exists(AT_FDCWD, path, 1 << 20));
+  return impl_->read_image(impl_->image_path(canonical_name));
+}
+
+Result<std::optional<ImageRecord>> Store::Impl::read_image(const std::string& file) const {
+  ASSIGN_OR_RETURN(const auto text, read_file_if_exists(AT_FDCWD, file, 1 << 20));
   if (!text) return std::optional<ImageRecord>();
-  ASSIGN_OR_RETURN_WITH(ImageRecord record, parse_image(*text), "reading " + path);
+  ASSIGN_OR_RETURN_WITH(ImageRecord record, parse_image(*text), "reading " + file);
   return std::optional<ImageRecord>(std::move(record));
 }
 
@@ -277,10 +280,8 @@ Result<std::vector<ImageRecord>> Store::images() {
   std::vector<ImageRecord> records;
   for (const std::string& name : names) {
     if (name.size() != 64) continue;  // a temporary file of write_file_atomically
-    ASSIGN_OR_RETURN(const auto text, read_file_if_exists(directory.get(), name, 1 << 20));
-    if (!text) continue;
-    ASSIGN_OR_RETURN_WITH(ImageRecord record, parse_image(*text), fmt::format("reading {}/images/{}", impl_->path, name));
-    records.push_back(std::move(record));
+    ASSIGN_OR_RETURN(std::optional<ImageRecord> record, impl_->read_image(impl_->path + "/images/" + name));
+    if (record) records.push_back(*std::move(record));
   }
   std::sort(records.begin(), records.end(), [](const ImageRecord& a, const ImageRecord& b) { return a.name < b.name; });
   return records;
@@ -297,7 +298,11 @@ Result<bool> Store::remove_image(const std::string& canonical_name) {
 
 // Not synced: after a crash of the machine a record is whole, or fails to parse and counts as absent.
 Result<std::optional<std::string>> Store::record(const std::string& key_hex) {
-  return read_file_if_exists(AT_FDCWD, impl_->record_path(key_hex), 16 << 20);
+  const std::string path = impl_->record_path(key_hex);
+  // Its time says when it last helped, for prune; once an hour is exact enough.
+  struct stat st {};
+  if (::stat(path.c_str(), &st) == 0 && now().seconds - st.st_mtim.tv_sec > 3600) ::utimensat(AT_FDCWD, path.c_str(), nullptr, 0);
+  return read_file_if_exists(AT_FDCWD, path, 16 << 20);
 }
 
 Result<void> Store::put_record(const std::string& key_hex, std::string_view value) {

@@ -11,6 +11,8 @@
 //   records/<2 hex>/<key>     build records, opaque here
 //   indexes/<name>            caches of the builder (context stat index), opaque here
 //   git/<sha256 of url>/      bare repositories of the builder's git sources, opaque here
+//   quarantine/<name>         what fsck found damaged; never read again, removed by prune --all
+//   partial/<hex>             downloads that broke off, to be continued (layers/internal/partial_blob.h)
 //   tmp/                      half-made things; what no living process owns is removed at open
 //
 // Everything appears by rename. A layer's meta names the boot (/proc/sys/kernel/random/boot_id) in which it
@@ -22,6 +24,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <span>
 #include <string>
 #include <string_view>
@@ -84,6 +87,22 @@ struct ImageRecord {
   std::string created;         // RFC 3339, when the name was set
 };
 
+struct PruneOptions {
+  bool all = false;                             // build records and cache mounts too
+  std::optional<int64_t> unused_for_seconds;    // records that helped no build for so long, whatever `all` says
+  std::optional<uint64_t> max_bytes;            // then the records unused for longest, until the store takes no more
+  std::set<std::string> types;                  // empty: all of regular (records), exec.cachemount, source.git, partial
+};
+
+struct FsckReport {
+  struct Problem {
+    std::string what;  // "blob sha256:… has the digest sha256:…"
+    std::string done;  // "moved to quarantine/…"; empty without repair
+  };
+  std::vector<Problem> problems;
+  uint64_t blobs = 0, layers = 0, images = 0, bytes = 0;  // that were looked at
+};
+
 // Thread-safe, and safe against other processes that use the same directory at the same time.
 class Store : public oci::BlobSource, public oci::BlobSink {
  public:
@@ -103,6 +122,11 @@ class Store : public oci::BlobSource, public oci::BlobSink {
   Result<oci::Descriptor> add_blob(ByteSource& content, const std::optional<oci::Digest>& expected);
   // The path of a blob's file, after its bytes were checked; kNotFound when it is not here or is damaged.
   Result<std::string> checked_blob_path(const oci::Digest& digest);
+  // The blob as a stream from `remote`, which is kept on the way: once the read that finds the end succeeds it is in
+  // the store. What a break leaves of a large one is continued by the next call, also of another process.
+  Result<std::unique_ptr<ByteSource>> open_and_keep(const oci::Descriptor& descriptor, oci::BlobSource& remote);
+  // The same to the end; no effect when it is there. `progress` (may be empty) is told the bytes so far.
+  Result<void> fetch_blob(const oci::Descriptor& descriptor, oci::BlobSource& remote, const std::function<void(uint64_t)>& progress);
 
   // --- layers ----------------------------------------------------------------------------------
   Result<PendingLayer> begin_layer();
@@ -152,13 +176,17 @@ class Store : public oci::BlobSource, public oci::BlobSink {
     size_t blobs = 0, layers = 0, images = 0, records = 0;
   };
   Result<Usage> usage();
-  // Removes what no image name needs: with `all` the build records go too (and with them the layers only
-  // they hold). Layer ids held by a record are found by calling `layers_of_record` on its value. Fails with
-  // kUnavailable when another process uses the store.
+  // Removes what neither an image name nor a kept build record needs. Layer ids held by a record are found by calling
+  // `layers_of_record` on its value. Fails with kUnavailable when another process uses the store. Returns the bytes
+  // that were freed.
   using LayersOfRecord = std::function<std::vector<LayerId>(std::string_view record)>;
-  Result<uint64_t> prune(bool all, const LayersOfRecord& layers_of_record);
+  Result<uint64_t> prune(const PruneOptions& options, const LayersOfRecord& layers_of_record);
+  // Reads everything there is and compares it with what its name or record says. With `repair`, what is damaged is
+  // moved to quarantine/ or, where it can be made again, removed. Fails as prune does.
+  Result<FsckReport> fsck(bool repair);
 
  private:
+  friend class Fsck;
   struct Impl;
   explicit Store(std::unique_ptr<Impl> impl);
   std::unique_ptr<Impl> impl_;

@@ -24,29 +24,6 @@ std::string chain_name(std::span<const LayerId> stack, size_t at) {
   return "chain-" + sha256_hex(below).substr(0, 32);
 }
 
-// Reads a blob from elsewhere and keeps it in the store on the way; published when the end is reached.
-class KeepingSource : public ByteSource {
- public:
-  KeepingSource(std::unique_ptr<ByteSource> source, std::unique_ptr<oci::BlobWriter> writer)
-      : source_(std::move(source)), writer_(std::move(writer)) {}
-
-  Result<size_t> read(std::span<std::byte> buffer) override {
-    if (!writer_) return size_t{0};
-    ASSIGN_OR_RETURN(const size_t n, source_->read(buffer));
-    if (n != 0) {
-      RETURN_IF_ERROR(writer_->write(buffer.first(n)));
-      return n;
-    }
-    RETURN_IF_ERROR(writer_->commit());
-    writer_.reset();
-    return size_t{0};
-  }
-
- private:
-  std::unique_ptr<ByteSource> source_;
-  std::unique_ptr<oci::BlobWriter> writer_;
-};
-
 }  // namespace
 
 // --- tar --------------------------------------------------------------------------------------------
@@ -80,11 +57,7 @@ Result<std::unique_ptr<ByteSource>> Store::Impl::open_tar(const LayerId& id, con
         .with_note("pull or build the image again");
   }
   const oci::Descriptor& blob = known.blobs.front().descriptor;
-  ASSIGN_OR_RETURN(auto stream, remote->open_blob(blob));
-  if (keep) {
-    ASSIGN_OR_RETURN(auto writer, self->create_blob(blob));
-    stream = std::make_unique<KeepingSource>(std::move(stream), std::move(writer));
-  }
+  ASSIGN_OR_RETURN(auto stream, keep ? self->open_and_keep(blob, *remote) : remote->open_blob(blob));
   return decompress(read_ahead(std::move(stream)));
 }
 

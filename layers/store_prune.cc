@@ -3,28 +3,39 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <set>
 
+#include "base/time.h"
 #include "layers/internal/store_impl.h"
 #include "oci/image_config.h"
 
 namespace lamina::layers {
 namespace {
 
-// Allocated bytes of a file or a tree. What cannot be read counts as nothing.
-uint64_t allocated(int dir_fd, const std::string& name) {
-  struct stat st {};
-  if (::fstatat(dir_fd, name.c_str(), &st, AT_SYMLINK_NOFOLLOW) != 0) return 0;
-  uint64_t bytes = static_cast<uint64_t>(st.st_blocks) * 512;
-  if (!S_ISDIR(st.st_mode)) return st.st_nlink > 1 ? bytes / st.st_nlink : bytes;
-  const UniqueFd directory(::openat(dir_fd, name.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
-  if (!directory) return bytes;
-  const auto names = list_directory(directory.get());
-  if (!names) return bytes;
-  for (const std::string& child : *names) bytes += allocated(directory.get(), child);
-  return bytes;
-}
+// Allocated bytes as du(1) counts them: every inode once, whatever names it has. What cannot be read counts as nothing.
+class DiskUsage {
+ public:
+  // Of a file or a tree; what was counted before is not counted again.
+  uint64_t add(int dir_fd, const std::string& name) {
+    struct stat st {};
+    if (::fstatat(dir_fd, name.c_str(), &st, AT_SYMLINK_NOFOLLOW) != 0) return 0;
+    if ((S_ISDIR(st.st_mode) || st.st_nlink > 1) && !seen_.insert({st.st_dev, st.st_ino}).second) return 0;
+    uint64_t bytes = static_cast<uint64_t>(st.st_blocks) * 512;
+    if (!S_ISDIR(st.st_mode)) return bytes;
+    const UniqueFd directory(::openat(dir_fd, name.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+    if (!directory) return bytes;
+    const auto names = list_directory(directory.get());
+    if (!names) return bytes;
+    for (const std::string& child : *names) bytes += add(directory.get(), child);
+    return bytes;
+  }
+  uint64_t add(const std::string& path) { return add(AT_FDCWD, path); }
+
+ private:
+  std::set<std::pair<dev_t, ino_t>> seen_;
+};
 
 Result<std::vector<std::string>> names_in(const std::string& path) {
   ASSIGN_OR_RETURN(const UniqueFd directory, open_directory(AT_FDCWD, path));
@@ -89,10 +100,10 @@ Result<Store::Usage> Store::usage() {
     ASSIGN_OR_RETURN(const auto records, names_in(impl_->path + "/records/" + shard));
     usage.records += records.size();
   }
-  usage.blob_bytes = allocated(AT_FDCWD, impl_->path + "/blobs");
-  usage.layer_bytes = allocated(AT_FDCWD, impl_->path + "/layers");
-  const uint64_t all = allocated(AT_FDCWD, impl_->path);
-  usage.other_bytes = all - std::min(all, usage.blob_bytes + usage.layer_bytes);
+  DiskUsage disk;
+  usage.blob_bytes = disk.add(impl_->path + "/blobs");
+  usage.layer_bytes = disk.add(impl_->path + "/layers");
+  usage.other_bytes = disk.add(impl_->path);  // the rest
   return usage;
 }
 
@@ -101,7 +112,7 @@ namespace {
 // Removes files and counts what that frees.
 class Sweeper {
  public:
-  void count(const std::string& path) { freed_ += allocated(AT_FDCWD, path); }
+  void count(const std::string& path) { freed_ += disk_.add(path); }
   Result<void> remove(const std::string& path) {
     count(path);
     return remove_tree(AT_FDCWD, path);
@@ -117,27 +128,87 @@ class Sweeper {
   uint64_t freed() const { return freed_; }
 
  private:
+  DiskUsage disk_;
   uint64_t freed_ = 0;
 };
 
-// The layers that build records hold.
-Result<void> mark_records(Store& store, Marker& marker, const Store::LayersOfRecord& layers_of_record) {
+// A build record and when it last helped a build (Store::record touches it).
+struct UsedRecord {
+  std::string path;
+  int64_t used = 0;
+  std::vector<LayerId> layers;
+};
+
+Result<std::vector<UsedRecord>> list_records(Store& store, const Store::LayersOfRecord& layers_of_record) {
+  std::vector<UsedRecord> records;
   ASSIGN_OR_RETURN(const auto shards, names_in(store.path() + "/records"));
   for (const std::string& shard : shards) {
-    ASSIGN_OR_RETURN(const auto keys, names_in(store.path() + "/records/" + shard));
+    const std::string directory = store.path() + "/records/" + shard;
+    ASSIGN_OR_RETURN(const auto keys, names_in(directory));
     for (const std::string& key : keys) {
-      ASSIGN_OR_RETURN(const auto text, store.record(key));
+      UsedRecord record{directory + "/" + key, 0, {}};
+      struct stat st {};
+      if (::stat(record.path.c_str(), &st) == 0) record.used = st.st_mtim.tv_sec;
+      ASSIGN_OR_RETURN(const auto text, read_file_if_exists(AT_FDCWD, record.path, 16 << 20));
       if (!text) continue;
-      for (const LayerId& id : layers_of_record(*text)) marker.mark_layer(id);
+      record.layers = layers_of_record(*text);
+      records.push_back(std::move(record));
     }
   }
-  return {};
+  // The latest first.
+  std::stable_sort(records.begin(), records.end(), [](const UsedRecord& a, const UsedRecord& b) { return a.used > b.used; });
+  return records;
 }
+
+bool wanted(const PruneOptions& options, const char* type) { return options.types.empty() || options.types.contains(type); }
+
+// Bytes that what is kept takes, each thing counted once.
+class Budget {
+ public:
+  explicit Budget(Store& store) : store_(store) {}
+  void add(const std::string& path) { used_ += disk_.add(path); }
+  void add(const Needed& needed) {
+    for (const std::string& blob : needed.blobs) add(store_.path() + "/blobs/sha256/" + blob);
+    for (const std::string& layer : needed.layers) add(store_.path() + "/layers/" + layer);
+  }
+  // With these layers too.
+  uint64_t with(const std::vector<LayerId>& layers) {
+    Needed more;
+    Marker marker(store_, more);
+    for (const LayerId& id : layers) marker.mark_layer(id);
+    add(more);
+    return used_;
+  }
+
+ private:
+  Store& store_;
+  DiskUsage disk_;
+  uint64_t used_ = 0;
+};
 
 }  // namespace
 
+// Removes the records that the options give up, and marks what the others hold.
+Result<uint64_t> Store::Impl::sweep_records(const PruneOptions& options, const LayersOfRecord& layers_of_record, const std::function<void(const LayerId&)>& mark, const std::function<uint64_t(const std::vector<LayerId>&)>& used) {
+  Sweeper sweeper;
+  ASSIGN_OR_RETURN(const std::vector<UsedRecord> records, list_records(*self, layers_of_record));
+  const int64_t oldest = now().seconds - options.unused_for_seconds.value_or(0);
+  bool full = false;
+  for (const UsedRecord& record : records) {
+    const bool old = options.unused_for_seconds ? record.used <= oldest : options.all;
+    // The latest ones that fit are kept, and after the first that does not none is: an older one alone is of little use.
+    full = full || (options.max_bytes && used(record.layers) > *options.max_bytes);
+    if (full || (wanted(options, "regular") && old)) {
+      RETURN_IF_ERROR(sweeper.remove(record.path));
+    } else {
+      for (const LayerId& id : record.layers) mark(id);
+    }
+  }
+  return sweeper.freed();
+}
+
 // Called with the store's lock held exclusively.
-Result<uint64_t> Store::Impl::sweep(bool all, const LayersOfRecord& layers_of_record) {
+Result<uint64_t> Store::Impl::sweep(const PruneOptions& options, const LayersOfRecord& layers_of_record) {
   metas.lock()->clear();
   with_snapshot.lock()->clear();
   known_blocks.lock()->clear();
@@ -146,11 +217,22 @@ Result<uint64_t> Store::Impl::sweep(bool all, const LayersOfRecord& layers_of_re
   Sweeper sweeper;
   ASSIGN_OR_RETURN(const std::vector<ImageRecord> records, self->images());
   for (const ImageRecord& image : records) RETURN_IF_ERROR_WITH(marker.mark(image.descriptor), "looking at " + image.name);
-  if (all) {
-    for (const char* room : {"/records", "/indexes"}) RETURN_IF_ERROR(sweeper.empty(path + room));
-    for (const char* room : {"/cache-mounts", "/git"}) RETURN_IF_ERROR(sweeper.remove(path + room));
-  } else {
-    RETURN_IF_ERROR(mark_records(*self, marker, layers_of_record));
+  if (wanted(options, "partial")) RETURN_IF_ERROR(sweeper.remove(path + "/partial"));
+  const bool everything = options.all && !options.unused_for_seconds;
+  if (everything && wanted(options, "exec.cachemount")) RETURN_IF_ERROR(sweeper.remove(path + "/cache-mounts"));
+  if (everything && wanted(options, "source.git")) RETURN_IF_ERROR(sweeper.remove(path + "/git"));
+  if (everything) RETURN_IF_ERROR(sweeper.remove(path + "/quarantine"));
+  if (everything && wanted(options, "regular")) RETURN_IF_ERROR(sweeper.empty(path + "/indexes"));
+  Budget budget(*self);
+  if (options.max_bytes) {
+    for (const char* room : {"/indexes", "/cache-mounts", "/git", "/images", "/diffs", "/records", "/partial"}) budget.add(path + room);
+    budget.add(needed);
+  }
+  ASSIGN_OR_RETURN(const uint64_t freed_records, sweep_records(options, layers_of_record, [&](const LayerId& id) { marker.mark_layer(id); }, [&](const auto& more) { return budget.with(more); }));
+  // Small files that a killed program did not finish.
+  ASSIGN_OR_RETURN(const auto names, names_in(path + "/images"));
+  for (const std::string& name : names) {
+    if (name.starts_with(".tmp.")) RETURN_IF_ERROR(sweeper.remove(path + "/images/" + name));
   }
   ASSIGN_OR_RETURN(const auto diffs, names_in(path + "/diffs"));
   // Names before bytes, so that what is interrupted here leaves nothing that looks whole and is not.
@@ -167,19 +249,11 @@ Result<uint64_t> Store::Impl::sweep(bool all, const LayersOfRecord& layers_of_re
   }
   RETURN_IF_ERROR(sweeper.empty(path + "/blobs/sha256", needed.blobs));
   metas.lock()->clear();
-  return sweeper.freed();
+  return sweeper.freed() + freed_records;
 }
 
-Result<uint64_t> Store::prune(bool all, const LayersOfRecord& layers_of_record) {
-  const std::string lock = impl_->path + "/lock";
-  impl_->lock.reset();
-  auto only = FileLock::try_acquire(AT_FDCWD, lock, FileLock::Mode::kExclusive);
-  if (!only) return std::move(only).error();
-  Result<uint64_t> freed = Error(ErrorKind::kUnavailable, "another build uses the store").with_note("try again when it has ended");
-  if (*only) freed = impl_->sweep(all, layers_of_record);
-  only->reset();
-  ASSIGN_OR_RETURN(impl_->lock, FileLock::acquire(AT_FDCWD, lock, FileLock::Mode::kShared));
-  return freed;
+Result<uint64_t> Store::prune(const PruneOptions& options, const LayersOfRecord& layers_of_record) {
+  return impl_->alone<uint64_t>([&] { return impl_->sweep(options, layers_of_record); });
 }
 
 }  // namespace lamina::layers

@@ -1,9 +1,14 @@
 #include "net/http.h"
 
 #include <fmt/format.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sys/socket.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
+#include <utility>
 
 #include "base/text.h"
 #include "net/internal/curl_api.h"
@@ -15,9 +20,27 @@ namespace {
 // The body waits here between curl and read(); curl is paused above this.
 constexpr size_t kHighWater = 1 << 20;
 constexpr long kConnectTimeoutMs = 15000;
-// Slower than a byte a second for this long is dead, however slow the network is.
-constexpr long kStallSeconds = 60;
+// Bytes that the peer's kernel does not acknowledge for so long: the network is gone.
+constexpr unsigned kUnacknowledgedMs = 45000;
 constexpr size_t kMaxHeaderBytes = 256 * 1024;
+
+using Clock = std::chrono::steady_clock;
+
+std::string environment(const char* name) {
+  const char* value = std::getenv(name);  // NOLINT(concurrency-mt-unsafe): nothing sets it
+  return value == nullptr ? std::string() : std::string(value);
+}
+
+// Finds a dead peer also when there is nothing to send: probes after 20 s, then every 5 s; tcp(7).
+int prepare_socket(void*, curl_socket_t fd, curlsocktype) {
+  const auto set = [fd](int level, int option, int value) { ::setsockopt(fd, level, option, &value, sizeof value); };
+  set(SOL_SOCKET, SO_KEEPALIVE, 1);
+  set(IPPROTO_TCP, TCP_KEEPIDLE, 20);
+  set(IPPROTO_TCP, TCP_KEEPINTVL, 5);
+  set(IPPROTO_TCP, TCP_KEEPCNT, 5);
+  set(IPPROTO_TCP, TCP_USER_TIMEOUT, static_cast<int>(kUnacknowledgedMs));
+  return CURL_SOCKOPT_OK;
+}
 
 }  // namespace
 
@@ -41,6 +64,10 @@ struct HttpSession::Impl {
   size_t text_sent = 0;
   ByteSource* source = nullptr;
   std::optional<Error> source_error;
+  uint64_t left_to_send = 0;
+  // When bytes last moved, and how long they may stand still.
+  Clock::time_point moved, looked;
+  std::chrono::milliseconds stall{}, answer{};
 
   ~Impl() {
     if (api == nullptr) return;
@@ -59,6 +86,7 @@ struct HttpSession::Impl {
   // --- called by curl through C frames ------------------------------------------------------------
   static size_t on_body(char* data, size_t, size_t n, void* p) {
     auto* self = static_cast<Impl*>(p);
+    self->moved = Clock::now();
     if (self->buffer.size() - self->taken > kHighWater) {
       self->paused = true;
       return CURL_WRITEFUNC_PAUSE;
@@ -70,6 +98,7 @@ struct HttpSession::Impl {
   static size_t on_header(char* data, size_t, size_t n, void* p) {
     auto* self = static_cast<Impl*>(p);
     self->header_bytes += n;
+    self->moved = Clock::now();
     if (self->header_bytes > kMaxHeaderBytes) return 0;
     const std::string_view line = trim(std::string_view(data, n));
     if (line.substr(0, 5) == "HTTP/") {  // also after 100 Continue
@@ -92,14 +121,20 @@ struct HttpSession::Impl {
       const size_t n = std::min(room, self->text_body.size() - self->text_sent);
       std::memcpy(out, self->text_body.data() + self->text_sent, n);
       self->text_sent += n;
-      return n;
+      return self->sent(n);
     }
     auto n = self->source->read(std::span(reinterpret_cast<std::byte*>(out), room));
     if (!n) {
       self->source_error = std::move(n).error();
       return CURL_READFUNC_ABORT;
     }
-    return *n;
+    return self->sent(*n);
+  }
+
+  size_t sent(size_t n) {
+    moved = Clock::now();
+    left_to_send -= std::min<uint64_t>(left_to_send, n);
+    return n;
   }
 
   template <typename T>
@@ -126,24 +161,23 @@ struct HttpSession::Impl {
     text_sent = 0;
     source = request.body_source;
     source_error.reset();
+    left_to_send = !request.has_body ? 0 : source != nullptr ? request.body_size : text_body.size();
+    moved = Clock::now();
+    stall = request.stall;
+    answer = std::max(request.stall, request.answer);
     set(CURLOPT_URL, request.url.c_str());
     set(CURLOPT_NOSIGNAL, 1L);
     set(CURLOPT_PROTOCOLS_STR, "http,https");
     set(CURLOPT_CONNECTTIMEOUT_MS, kConnectTimeoutMs);
-    set(CURLOPT_LOW_SPEED_LIMIT, 1L);
-    set(CURLOPT_LOW_SPEED_TIME, kStallSeconds);
+    set(CURLOPT_SOCKOPTFUNCTION, &prepare_socket);
     set(CURLOPT_HTTP_VERSION, static_cast<long>(CURL_HTTP_VERSION_2TLS));
-    if (!request.verify_tls) {
-      set(CURLOPT_SSL_VERIFYPEER, 0L);
-      set(CURLOPT_SSL_VERIFYHOST, 0L);
-    }
     // OpenSSL's own variables, which Go's programs heed too; libcurl would only look at Debian's bundle.
     if (const char* file = std::getenv("SSL_CERT_FILE"); file != nullptr && *file != 0) set(CURLOPT_CAINFO, file);  // NOLINT(concurrency-mt-unsafe)
+    set_tls(request);
     set(CURLOPT_BUFFERSIZE, 256L * 1024);
     set(CURLOPT_UPLOAD_BUFFERSIZE, 512L * 1024);
     set(CURLOPT_TCP_NODELAY, 1L);
-    // Loopback never goes through a proxy, whatever the environment says.
-    set(CURLOPT_NOPROXY, no_proxy().c_str());
+    set_proxy(request.url);
     set(CURLOPT_WRITEFUNCTION, &Impl::on_body);
     set(CURLOPT_WRITEDATA, static_cast<void*>(this));
     set(CURLOPT_HEADERFUNCTION, &Impl::on_header);
@@ -155,6 +189,31 @@ struct HttpSession::Impl {
     api->curl_multi_add_handle(multi, easy);
     active = true;
     return {};
+  }
+
+  void set_tls(const HttpRequest& request) {
+    if (!request.verify_tls) {
+      set(CURLOPT_SSL_VERIFYPEER, 0L);
+      set(CURLOPT_SSL_VERIFYHOST, 0L);
+    }
+    if (!request.authorities.empty()) {
+      // Takes the place of the system's one file; its directory (CURLOPT_CAPATH) stays in force.
+      curl_blob blob{const_cast<char*>(request.authorities.data()), request.authorities.size(), CURL_BLOB_COPY};
+      api->curl_easy_setopt(easy, CURLOPT_CAINFO_BLOB, &blob);
+    }
+    if (!request.client_certificate.empty()) {
+      set(CURLOPT_SSLCERT, request.client_certificate.c_str());
+      set(CURLOPT_SSLKEY, request.client_key.c_str());
+    }
+  }
+
+  void set_proxy(const std::string& url) {
+    // Loopback never goes through a proxy, whatever the environment says.
+    set(CURLOPT_NOPROXY, no_proxy().c_str());
+    // curl leaves HTTP_PROXY alone, since a CGI program gets it from strangers; every peer reads it.
+    if (url.compare(0, 7, "http://") == 0 && environment("http_proxy").empty()) {
+      if (const std::string proxy = environment("HTTP_PROXY"); !proxy.empty()) set(CURLOPT_PROXY, proxy.c_str());
+    }
   }
 
   void set_method(const HttpRequest& request) {
@@ -175,7 +234,9 @@ struct HttpSession::Impl {
   static std::string no_proxy() {
     std::string out = "localhost,127.0.0.1,::1";
     for (const char* name : {"no_proxy", "NO_PROXY"}) {
-      if (const char* value = std::getenv(name); value != nullptr && *value != 0) return out + "," + value;  // NOLINT(concurrency-mt-unsafe)
+      const std::string value = environment(name);
+      if (value == "*") return value;
+      if (!value.empty()) return out + "," + value;
     }
     return out;
   }
@@ -183,6 +244,8 @@ struct HttpSession::Impl {
   // One round of work; waits at most a little, so that a stop request is seen.
   Result<void> step() {
     if (stop.stop_requested()) return Error(ErrorKind::kCancelled, "interrupted");
+    // Nobody looked for a while, because the reader had other work: that is no silence of the server.
+    if (Clock::now() - std::exchange(looked, Clock::now()) > std::chrono::seconds(1)) moved = Clock::now();
     int running = 0;
     api->curl_multi_perform(multi, &running);
     int left = 0;
@@ -193,6 +256,12 @@ struct HttpSession::Impl {
     }
     if (source_error) return *source_error;
     if (ended && result != CURLE_OK) return transport_error();
+    // A reader that is slow itself (paused) proves nothing about the server.
+    const bool working = left_to_send == 0 && !headers_done;
+    if (!ended && !paused && Clock::now() - moved > (working ? answer : stall)) {
+      const auto limit = std::chrono::duration_cast<std::chrono::seconds>(working ? answer : stall);
+      return Error(ErrorKind::kUnavailable, fmt::format("the server is silent: nothing moved for {} seconds", limit.count()));
+    }
     return {};
   }
   void wait() { api->curl_multi_poll(multi, nullptr, 0, 200, nullptr); }
@@ -205,7 +274,9 @@ struct HttpSession::Impl {
       case CURLE_COULDNT_CONNECT: return Error(ErrorKind::kUnavailable, "connection refused or impossible").with_note("check that the server runs and that address and port are right");
       case CURLE_PEER_FAILED_VERIFICATION: return Error(ErrorKind::kDenied, "the server's certificate is not trusted: " + text).with_note("install the CA's certificate on this machine (update-ca-certificates)");
       case CURLE_SSL_CONNECT_ERROR: return std::move(error).with_note("the server may speak plain HTTP; a registry that does is allowed with --insecure-registry HOST");
-      case CURLE_OPERATION_TIMEDOUT: return Error(ErrorKind::kUnavailable, fmt::format("no answer: nothing was received for {} seconds", kStallSeconds));
+      case CURLE_OPERATION_TIMEDOUT: return Error(ErrorKind::kUnavailable, fmt::format("no connection within {} seconds", kConnectTimeoutMs / 1000));
+      case CURLE_COULDNT_RESOLVE_PROXY: return std::move(error).with_note("check HTTP_PROXY, HTTPS_PROXY and NO_PROXY");
+      case CURLE_SSL_CERTPROBLEM: return Error(ErrorKind::kDenied, "the client certificate cannot be used: " + text);
       default: return error;
     }
   }
@@ -240,6 +311,7 @@ Result<size_t> HttpSession::read(std::span<std::byte> out) {
     if (s.ended) return size_t{0};
     if (s.paused) {
       s.paused = false;
+      s.moved = Clock::now();
       s.api->curl_easy_pause(s.easy, CURLPAUSE_CONT);
     }
     RETURN_IF_ERROR(s.step());
@@ -264,6 +336,22 @@ Result<std::string> HttpSession::read_all(uint64_t limit) {
 
 void HttpSession::finish() {
   if (impl_->api != nullptr) impl_->end();
+}
+
+std::string origin_of(std::string_view url) {
+  const size_t scheme = url.find("://");
+  if (scheme == std::string_view::npos) return to_lower(url);
+  std::string_view authority = url.substr(scheme + 3);
+  authority = authority.substr(0, authority.find_first_of("/?#"));
+  if (const size_t at = authority.rfind('@'); at != std::string_view::npos) authority.remove_prefix(at + 1);
+  return to_lower(url.substr(0, scheme + 3)) + to_lower(authority);
+}
+
+std::string shown_url(std::string_view url) {
+  const size_t scheme = url.find("://");
+  const size_t path = scheme == std::string_view::npos ? std::string_view::npos : url.find('/', scheme + 3);
+  const std::string_view rest = path == std::string_view::npos ? std::string_view() : url.substr(path);
+  return printable(origin_of(url) + std::string(rest.substr(0, rest.find_first_of("?#"))));
 }
 
 std::string url_escape(std::string_view text) {

@@ -1,6 +1,7 @@
 // One HTTP exchange at a time over a reusable connection. Knows no registry.
 #pragma once
 
+#include <chrono>
 #include <functional>
 #include <map>
 #include <memory>
@@ -26,7 +27,19 @@ struct HttpRequest {
   uint64_t body_size = 0;
   bool has_body = false;
   bool verify_tls = true;
+  std::string authorities;                     // PEM; trusted besides the system's
+  std::string client_certificate, client_key;  // paths of PEM files; both or neither
+  // The server is dead when nothing moves for so long: while headers or bytes are under way, and while it works on
+  // what was sent to it (a registry hashes what it received before it answers). A network that is gone is noticed
+  // sooner, by the kernel.
+  std::chrono::milliseconds stall{60000};
+  std::chrono::milliseconds answer{300000};
 };
+
+// A URL as it may be shown: without user, password, query and fragment, where secrets are.
+std::string shown_url(std::string_view url);
+// "https://host:port" of a URL, in lower case.
+std::string origin_of(std::string_view url);
 
 // Percent-encoded for a query or a form (RFC 3986 "unreserved" stays).
 std::string url_escape(std::string_view text);

@@ -44,6 +44,10 @@ class VerifyingSource : public ByteSource {
 
 }  // namespace
 
+Result<std::unique_ptr<ByteSource>> BlobSource::open_blob_from(const Descriptor& descriptor, uint64_t offset) {
+  return Error(ErrorKind::kUnsupported, fmt::format("{} cannot be read from byte {} on", descriptor.digest.text(), offset));
+}
+
 std::unique_ptr<ByteSource> verify_stream(std::unique_ptr<ByteSource> source, const Descriptor& expected) {
   return std::make_unique<VerifyingSource>(std::move(source), expected);
 }

@@ -18,6 +18,9 @@ class BlobSource {
   // A stream of exactly descriptor.size bytes whose digest is checked while it is read: the read that
   // reaches the end fails with kCorrupt when size or digest differ. kNotFound when it is not there.
   virtual Result<std::unique_ptr<ByteSource>> open_blob(const Descriptor& descriptor) = 0;
+  // The bytes from `offset` on, to continue what broke off. They are not verified: whoever has those before checks the
+  // whole. kUnsupported by sources that are read from the beginning only, which is what this does.
+  virtual Result<std::unique_ptr<ByteSource>> open_blob_from(const Descriptor& descriptor, uint64_t offset);
 };
 
 // Takes one blob. Destroying it before commit discards what was written.

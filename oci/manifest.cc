@@ -38,6 +38,15 @@ std::string_view oci_layer_type(Compression compression) {
   return media_type::kOciLayer;
 }
 
+std::string_view docker_layer_type(Compression compression) {
+  switch (compression) {
+    case Compression::kNone: return media_type::kDockerLayer;
+    case Compression::kGzip: return media_type::kDockerLayerGzip;
+    case Compression::kZstd: return "application/vnd.docker.image.rootfs.diff.tar.zstd";
+  }
+  return media_type::kDockerLayer;
+}
+
 std::string_view to_string(Compression compression) {
   switch (compression) {
     case Compression::kNone: return "uncompressed";

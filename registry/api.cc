@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <thread>
 
 #include "base/json.h"
@@ -12,20 +13,17 @@ namespace lamina::registry::internal {
 
 namespace {
 
-constexpr unsigned kAttempts = 4;
+constexpr unsigned kDefaultRetries = 5;
+constexpr uint64_t kMostRetries = 100;
 constexpr int kMaxRedirects = 5;
 constexpr uint64_t kMaxErrorBody = 64 * 1024;
-constexpr std::chrono::milliseconds kFirstPause{200};
 // A registry that asks for more than this is not waited for: the user should know.
-constexpr std::chrono::seconds kLongestPause{60};
+constexpr std::chrono::milliseconds kLongestWait{300000};
+// Of longer ones the user is told.
+constexpr std::chrono::milliseconds kLongWait{5000};
+constexpr uint64_t kDefaultStallSeconds = 60;
 
 bool worth_a_retry(int status) { return status == 429 || (status >= 500 && status != 501); }
-
-// "https://host:port" of a URL.
-std::string_view origin(std::string_view url) {
-  const size_t scheme = url.find("://");
-  return scheme == std::string_view::npos ? url : url.substr(0, url.find('/', scheme + 3));
-}
 
 // The `errors` of a registry's JSON answer as one line; empty when it is something else.
 std::string words_of(std::string_view body) {
@@ -50,52 +48,134 @@ std::string words_of(std::string_view body) {
 std::string pull_scope(const std::string& repository) { return "repository:" + repository + ":pull"; }
 std::string push_scope(const std::string& repository) { return "repository:" + repository + ":pull,push"; }
 
-Result<std::string> Api::url(const oci::Reference& repository, const std::string& rest) {
-  ASSIGN_OR_RETURN(const Base base, base_of(repository));
-  return fmt::format("{}://{}/v2/{}/{}", base.scheme, repository.api_host(), repository.repository(), rest);
+std::string resolve_url(const std::string& request_url, const std::string& target) {
+  const std::string home = net::origin_of(request_url);
+  if (target.empty()) return target;
+  if (target[0] == '/' && target.compare(0, 2, "//") != 0) return home + target;
+  if (target.compare(0, 2, "//") == 0) return home.substr(0, home.find("//")) + target;
+  if (target.find("://") == std::string::npos) return request_url.substr(0, request_url.find('?')) + target;
+  const std::string origin = net::origin_of(target);
+  if (home.compare(0, 8, "https://") == 0 && origin == "http://" + home.substr(8)) return home + target.substr(target.find_first_of("/?#", origin.size()));
+  return target;
 }
 
-Result<Api::Base> Api::base_of(const oci::Reference& repository) {
-  const std::string host = repository.api_host();
-  const auto& insecure_hosts = options_.insecure_registries;
-  const bool insecure = std::find(insecure_hosts.begin(), insecure_hosts.end(), repository.registry()) != insecure_hosts.end();
-  if (!insecure && !repository.is_loopback()) return Base{};
+Api::Api(const ClientOptions& options)
+    : options_(options), authenticator_(options.auth_file, options.user_agent, sessions_, [this](net::HttpRequest& r) { return prepare(r); }), limiter_(options.parallel_transfers) {
+  const auto number = [](const char* name) {
+    const char* value = std::getenv(name);  // NOLINT(concurrency-mt-unsafe): nothing sets it
+    return value == nullptr ? std::nullopt : parse_uint(value);
+  };
+  const auto retries = number("LAMINA_REGISTRY_RETRIES");
+  retries_ = static_cast<unsigned>(std::min(retries.value_or(kDefaultRetries), kMostRetries));
+  const auto given = number("LAMINA_REGISTRY_TIMEOUT");
+  stall_ = std::chrono::seconds(given && *given > 0 ? std::min<uint64_t>(*given, 86400) : kDefaultStallSeconds);
+}
+
+Result<const RegistriesConf*> Api::conf() {
+  const std::scoped_lock lock(conf_mutex_);
+  if (!conf_) {
+    ASSIGN_OR_RETURN(conf_, RegistriesConf::load());
+  }
+  return &*conf_;
+}
+
+Result<std::vector<Endpoint>> Api::pull_endpoints(const oci::Reference& name) {
+  ASSIGN_OR_RETURN(const RegistriesConf* known, conf());
+  return known->for_pull(name);
+}
+
+Result<Endpoint> Api::push_endpoint(const oci::Reference& name) {
+  ASSIGN_OR_RETURN(const RegistriesConf* known, conf());
+  return known->for_push(name);
+}
+
+Result<std::string> Api::url(const Endpoint& endpoint, const std::string& rest) {
+  ASSIGN_OR_RETURN(const Base base, base_of(endpoint));
+  return fmt::format("{}://{}/v2/{}/{}", base.scheme, endpoint.reference.api_host(), endpoint.reference.repository(), rest);
+}
+
+Result<Api::Base> Api::base_of(const Endpoint& endpoint) {
+  // A host may be insecure in one of its roles only: then both are remembered.
+  const std::string key = endpoint.reference.api_host() + (endpoint.insecure ? " insecure" : "");
   {
     auto known = bases_.lock();
-    if (const auto it = known->find(host); it != known->end()) return it->second;
+    if (const auto it = known->find(key); it != known->end()) return it->second;
   }
-  ASSIGN_OR_RETURN_WITH(const Base base, probe(repository, insecure), "connecting to the registry " + host);
-  bases_.lock()->emplace(host, base);
+  ASSIGN_OR_RETURN_WITH(Base base, find_base(endpoint), "connecting to the registry " + endpoint.reference.api_host());
+  bases_.lock()->emplace(key, base);
   return base;
 }
 
-Result<Api::Base> Api::probe(const oci::Reference& repository, bool insecure) {
-  const Base plain{"http", true};
-  const Base encrypted{"https", !insecure};
-  // On loopback plain HTTP is the usual case; elsewhere encryption is preferred even when it may be missing.
-  const std::vector<Base> candidates = repository.is_loopback() ? std::vector{plain, encrypted} : std::vector{encrypted, plain};
-  std::optional<Error> first;
-  for (const Base& base : candidates) {
-    HttpRequest request;
-    request.url = fmt::format("{}://{}/v2/", base.scheme, repository.api_host());
-    request.verify_tls = base.verify_tls;
-    request.headers = {"User-Agent: " + options_.user_agent};
-    const SessionPool::Lease session = sessions_.acquire();
-    auto response = session->start(request, options_.stop);
-    // A TLS server answers a plain request with 400.
-    if (response && response->status != 400) return base;
-    if (!response && response.error().kind() == ErrorKind::kCancelled) return std::move(response).error();
-    if (!first) first = response ? Error(ErrorKind::kUnavailable, fmt::format("{} answers {}", request.url, response->status)) : std::move(response).error();
-  }
-  return std::move(*first);
+Result<Api::Base> Api::find_base(const Endpoint& endpoint) {
+  const auto& insecure_hosts = options_.insecure_registries;
+  const bool insecure = endpoint.insecure || std::find(insecure_hosts.begin(), insecure_hosts.end(), endpoint.reference.registry()) != insecure_hosts.end();
+  ASSIGN_OR_RETURN(HostCertificates certificates, find_certificates(endpoint.reference.registry()));
+  if (!insecure && !endpoint.reference.is_loopback()) return Base{"https", true, std::move(certificates)};
+  return probe(endpoint, certificates, insecure);
 }
 
-Result<void> Api::back_off(unsigned attempt, const HttpResponse* response) const {
-  std::chrono::milliseconds pause = kFirstPause * (1u << std::min(attempt, 6u));
-  if (response != nullptr) {
-    if (const auto seconds = parse_uint(response->header("retry-after"))) pause = std::chrono::seconds(std::min<uint64_t>(*seconds, 3600));
+Result<Api::Base> Api::probe(const Endpoint& endpoint, const HostCertificates& certificates, bool insecure) {
+  const Base plain{"http", true, {}};
+  const Base encrypted{"https", !insecure, certificates};
+  // On loopback plain HTTP is the usual case; elsewhere encryption is preferred even when it may be missing.
+  const bool has_certificates = !certificates.authorities.empty() || !certificates.client_certificate.empty();
+  const std::vector<Base> candidates = endpoint.reference.is_loopback() && !has_certificates ? std::vector{plain, encrypted} : std::vector{encrypted, plain};
+  for (unsigned attempt = 0;; ++attempt) {
+    std::optional<Error> first;
+    for (const Base& base : candidates) {
+      net::HttpRequest request;
+      request.url = fmt::format("{}://{}/v2/", base.scheme, endpoint.reference.api_host());
+      request.headers = {"User-Agent: " + options_.user_agent};
+      apply(base, request);
+      const net::SessionPool::Lease session = sessions_.acquire();
+      auto response = session->start(request, options_.stop);
+      // A TLS server answers a plain request with 400.
+      if (response && response->status != 400) return base;
+      if (!response && response.error().kind() == ErrorKind::kCancelled) return std::move(response).error();
+      // Of two refusals the one about certificates says more.
+      const bool telling = !response && response.error().kind() == ErrorKind::kDenied;
+      if (!first || telling) first = response ? Error(ErrorKind::kUnavailable, fmt::format("{} answers {}", request.url, response->status)) : std::move(response).error();
+    }
+    // What refuses the connection is not there; what breaks it may be back in a moment.
+    if (first->kind() != ErrorKind::kUnavailable || first->message().find("refused") != std::string::npos || attempt >= retries_) return std::move(*first);
+    RETURN_IF_ERROR(back_off(attempt, nullptr));
   }
-  if (pause > kLongestPause) return Error(ErrorKind::kUnavailable, fmt::format("the registry asks to wait {} seconds before the next request", pause.count() / 1000));
+}
+
+void Api::apply(const Base& base, net::HttpRequest& request) const {
+  request.verify_tls = base.verify_tls;
+  request.authorities = base.certificates.authorities;
+  request.client_certificate = base.certificates.client_certificate;
+  request.client_key = base.certificates.client_key;
+  request.stall = stall_;
+  request.answer = 5 * stall_;
+}
+
+Result<void> Api::prepare(net::HttpRequest& request) {
+  const std::string origin = net::origin_of(request.url);
+  const std::string host = origin.substr(origin.find("://") == std::string::npos ? 0 : origin.find("://") + 3);
+  {
+    auto known = bases_.lock();
+    for (const std::string& key : {host, host + " insecure"}) {
+      if (const auto it = known->find(key); it != known->end() && it->second.scheme + "://" + host == origin) {
+        apply(it->second, request);
+        return {};
+      }
+    }
+  }
+  ASSIGN_OR_RETURN(HostCertificates certificates, find_certificates(host));
+  apply(Base{"https", true, std::move(certificates)}, request);
+  return {};
+}
+
+Result<void> Api::back_off(unsigned attempt, const net::HttpResponse* response) const {
+  std::chrono::milliseconds pause = jittered_pause(attempt);
+  const auto asked = response == nullptr ? std::nullopt : retry_after(*response);
+  // Never sooner than asked; not all at that moment either.
+  if (asked) pause = *asked + jittered_pause(0) / 4;
+  const auto seconds = std::chrono::duration_cast<std::chrono::seconds>(pause).count();
+  if (pause > kLongestWait) return Error(ErrorKind::kUnavailable, fmt::format("the registry asks to wait {} seconds before the next request", seconds)).with_note("try again then; logging in may give a higher limit");
+  if (asked && pause > kLongWait && options_.on_warning) options_.on_warning(fmt::format("the registry asks to wait {} seconds before the next request", seconds));
   const auto end = std::chrono::steady_clock::now() + pause;
   while (std::chrono::steady_clock::now() < end) {
     if (options_.stop.stop_requested()) return Error(ErrorKind::kCancelled, "interrupted");
@@ -104,61 +184,81 @@ Result<void> Api::back_off(unsigned attempt, const HttpResponse* response) const
   return {};
 }
 
-Result<ApiAnswer> Api::send(const oci::Reference& repository, const std::vector<std::string>& scopes, HttpRequest request) {
-  ASSIGN_OR_RETURN(const Base base, base_of(repository));
-  request.verify_tls = base.verify_tls;
+Result<ApiAnswer> Api::send(const Endpoint& endpoint, const std::vector<std::string>& scopes, net::HttpRequest request, Kind kind) {
+  ASSIGN_OR_RETURN(const Base base, base_of(endpoint));
   const bool repeatable = request.body_source == nullptr;
-  const std::string host = repository.api_host();
+  const std::string host = endpoint.reference.api_host();
+  const std::string home = base.scheme + "://" + to_lower(host);
+  if (net::origin_of(request.url) == home) {
+    apply(base, request);
+  } else {
+    RETURN_IF_ERROR(prepare(request));
+  }
   for (unsigned attempt = 0;; ++attempt) {
-    auto answer = send_once(repository, scopes, request);
-    const bool last = !repeatable || attempt + 1 >= kAttempts;
+    HostLimiter::Slot slot;
+    if (kind == Kind::kExchange) {
+      ASSIGN_OR_RETURN(slot, limiter_.enter(host, options_.stop));
+    }
+    auto answer = send_once(endpoint, scopes, request, home);
+    const bool last = !repeatable || attempt >= retries_;
     if (!answer) {
       if (last || answer.error().kind() != ErrorKind::kUnavailable) return std::move(answer).error().with_context("speaking to the registry " + host);
+      slot.release();
       RETURN_IF_ERROR(back_off(attempt, nullptr));
       continue;
     }
     show_warnings(answer->response);
+    answer->slot = std::move(slot);
     if (last || !worth_a_retry(answer->response.status)) return answer;
-    RETURN_IF_ERROR_WITH(back_off(attempt, &answer->response), "speaking to the registry " + host);
+    const net::HttpResponse refused = answer->response;
+    answer = ApiAnswer{};  // gives session and slot back
+    RETURN_IF_ERROR_WITH(back_off(attempt, &refused), "speaking to the registry " + host);
   }
 }
 
 // One try, with at most one renewal of the token.
-Result<ApiAnswer> Api::send_once(const oci::Reference& repository, const std::vector<std::string>& scopes, const HttpRequest& request) {
-  ASSIGN_OR_RETURN(std::string authorization, authenticator_.header_for(repository, scopes, options_.stop));
-  ASSIGN_OR_RETURN(ApiAnswer answer, follow(request, authorization));
-  if (answer.response.status != 401 || request.body_source != nullptr) return answer;
+Result<ApiAnswer> Api::send_once(const Endpoint& endpoint, const std::vector<std::string>& scopes, const net::HttpRequest& request, const std::string& home) {
+  ASSIGN_OR_RETURN(std::string authorization, authenticator_.header_for(endpoint.reference, scopes, options_.stop));
+  ASSIGN_OR_RETURN(ApiAnswer answer, follow(request, authorization, home));
+  if (answer.response.status != 401 || net::origin_of(request.url) != home) return answer;
   const auto challenge = parse_challenge(answer.response.header("www-authenticate"));
   if (!challenge) return answer;
-  authenticator_.challenged(repository, scopes, *challenge, origin(request.url).substr(0, 7) == "http://", authorization);
-  ASSIGN_OR_RETURN(std::string renewed, authenticator_.header_for(repository, scopes, options_.stop));
+  authenticator_.challenged(endpoint.reference, scopes, *challenge, home.compare(0, 7, "http://") == 0, authorization);
+  if (request.body_source != nullptr) return answer;
+  ASSIGN_OR_RETURN(std::string renewed, authenticator_.header_for(endpoint.reference, scopes, options_.stop));
   if (renewed.empty() || renewed == authorization) return answer;
-  answer.session.reset();
-  return follow(request, renewed);
+  answer = ApiAnswer{};
+  return follow(request, renewed, home);
 }
 
-Result<ApiAnswer> Api::follow(HttpRequest request, const std::string& authorization) {
-  const std::string home(origin(request.url));
+Result<ApiAnswer> Api::follow(net::HttpRequest request, const std::string& authorization, const std::string& home) {
   request.headers.push_back("User-Agent: " + options_.user_agent);
   const std::vector<std::string> common = request.headers;
+  const bool encrypted = net::origin_of(request.url).compare(0, 8, "https://") == 0;
   for (int hop = 0; hop <= kMaxRedirects; ++hop) {
+    const bool at_home = net::origin_of(request.url) == home;
     request.headers = common;
-    if (!authorization.empty() && origin(request.url) == home) request.headers.push_back("Authorization: " + authorization);
+    if (!authorization.empty() && at_home) request.headers.push_back("Authorization: " + authorization);
+    if (hop > 0) RETURN_IF_ERROR(prepare(request));
     ApiAnswer answer;
     answer.session = sessions_.acquire();
     ASSIGN_OR_RETURN(answer.response, answer.session->start(request, options_.stop));
+    const int status = answer.response.status;
     const bool reading = request.method == "GET" || request.method == "HEAD";
-    if (!reading || answer.response.redirect_url.empty()) return answer;
-    if (home.compare(0, 8, "https://") == 0 && answer.response.redirect_url.compare(0, 8, "https://") != 0) {
-      return Error(ErrorKind::kDenied, fmt::format("the registry redirects from an encrypted to a plain connection: {}", printable(answer.response.redirect_url)));
+    // 307 and 308 keep method and body; the others would turn a POST into a GET.
+    const bool repeats = request.body_source == nullptr && (status == 307 || status == 308);
+    if ((!reading && !repeats) || answer.response.redirect_url.empty()) return answer;
+    const std::string& next = answer.response.redirect_url;
+    if (encrypted && next.compare(0, 8, "https://") != 0) {
+      return Error(ErrorKind::kDenied, fmt::format("the registry redirects from an encrypted to a plain connection: {}", net::shown_url(next)));
     }
-    request.url = answer.response.redirect_url;
+    request.url = next;
   }
   return Error(ErrorKind::kUnavailable, "the registry redirects without end");
 }
 
 // Warning: 299 - "text"; distribution-spec "Warnings".
-void Api::show_warnings(const HttpResponse& response) {
+void Api::show_warnings(const net::HttpResponse& response) {
   const std::string header = response.header("warning");
   if (header.empty() || !options_.on_warning) return;
   const size_t from = header.find('"');
@@ -167,15 +267,15 @@ void Api::show_warnings(const HttpResponse& response) {
   if (warned_.lock()->insert(text).second) options_.on_warning(printable(text));
 }
 
-Error Api::error_of(const oci::Reference& repository, ApiAnswer& answer, const std::string& what) {
+Error Api::error_of(const Endpoint& endpoint, ApiAnswer& answer, const std::string& what) {
   const int status = answer.response.status;
   const auto body = answer.session->read_all(kMaxErrorBody);
   const std::string words = body ? words_of(*body) : std::string();
   const std::string said = words.empty() ? fmt::format(" (status {})", status) : fmt::format(" (status {}, {})", status, words);
-  const std::string host = repository.registry();
+  const std::string host = endpoint.reference.registry();
   if (status == 401 || status == 403) {
     Error error(ErrorKind::kDenied, fmt::format("{} refuses access to {}{}", host, what, said));
-    for (const std::string& note : authenticator_.notes(repository)) error = std::move(error).with_note(note);
+    for (const std::string& note : authenticator_.notes(endpoint.reference)) error = std::move(error).with_note(note);
     return error;
   }
   if (status == 404) return {ErrorKind::kNotFound, fmt::format("{} does not have {}{}", host, what, said)};

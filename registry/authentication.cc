@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 #include <openssl/evp.h>
 
+#include <algorithm>
+
 #include "base/json.h"
 #include "base/text.h"
 
@@ -13,6 +15,8 @@ namespace {
 constexpr uint64_t kMaxTokenAnswer = 1 << 20;
 // The specification's default when the answer does not say.
 constexpr int64_t kDefaultLifetimeSeconds = 60;
+constexpr int64_t kLongestLifetimeSeconds = 86400;
+// A token is renewed before it ends: by so much, or a quarter of a short life.
 constexpr int64_t kMarginSeconds = 10;
 
 std::string basic_header(const Credentials& credentials) {
@@ -59,7 +63,7 @@ size_t find_scheme(std::string_view lower, std::string_view scheme) {
 }
 
 Error denied_by(const std::string& realm, const HttpResponse& response, const std::string& host) {
-  return Error(ErrorKind::kDenied, fmt::format("{} is not given access: the token service {} answers {}", host, realm.substr(0, realm.find('?')), response.status));
+  return Error(ErrorKind::kDenied, fmt::format("{} is not given access: the token service {} answers {}", host, net::shown_url(realm), response.status));
 }
 
 }  // namespace
@@ -86,26 +90,32 @@ std::optional<Challenge> parse_challenge(std::string_view header) {
   return challenge;
 }
 
-Result<Authenticator::Host*> Authenticator::host_with_credentials(const oci::Reference& repository) {
-  Host& host = hosts_[repository.api_host()];
-  if (!host.looked_up) {
-    ASSIGN_OR_RETURN(host.credentials, find_credentials(auth_file_, repository));
-    host.looked_up = true;
+void Authenticator::use(const Credentials& credentials) {
+  const std::scoped_lock lock(mutex_);
+  given_ = credentials;
+}
+
+// Null when there are none.
+Result<const Credentials*> Authenticator::credentials_of(Host& host, const oci::Reference& repository) {
+  if (given_) return &*given_;
+  auto known = host.credentials.find(repository.repository());
+  if (known == host.credentials.end()) {
+    ASSIGN_OR_RETURN(std::optional<Credentials> found, find_credentials(auth_file_, repository));
+    known = host.credentials.emplace(repository.repository(), std::move(found)).first;
   }
-  return &host;
+  return known->second ? &*known->second : nullptr;
 }
 
 Result<std::string> Authenticator::header_for(const oci::Reference& repository, const std::vector<std::string>& scopes, const std::stop_token& stop) {
   const std::scoped_lock lock(mutex_);
-  {
-    const auto known = hosts_.find(repository.api_host());
-    if (known == hosts_.end() || !known->second.challenge) return std::string();
-  }
-  ASSIGN_OR_RETURN(Host* const host, host_with_credentials(repository));
-  const std::string key = join(scopes, " ");
-  if (const auto it = host->tokens.find(key); it != host->tokens.end() && it->second.expires > std::chrono::steady_clock::now()) return it->second.header;
-  ASSIGN_OR_RETURN(Token token, fetch_token(*host, repository, scopes, stop));
-  return (host->tokens[key] = std::move(token)).header;
+  const auto known = hosts_.find(repository.api_host());
+  if (known == hosts_.end() || !known->second.challenge) return std::string();
+  Host& host = known->second;
+  // A Basic challenge has no scopes of its own: what is kept belongs to the repository.
+  const std::string key = repository.repository() + " " + join(scopes, " ");
+  if (const auto it = host.tokens.find(key); it != host.tokens.end() && it->second.expires > std::chrono::steady_clock::now()) return it->second.header;
+  ASSIGN_OR_RETURN(Token token, fetch_token(host, repository, scopes, stop));
+  return (host.tokens[key] = std::move(token)).header;
 }
 
 void Authenticator::challenged(const oci::Reference& repository, const std::vector<std::string>& scopes, const Challenge& challenge,
@@ -115,52 +125,69 @@ void Authenticator::challenged(const oci::Reference& repository, const std::vect
   host.challenge = challenge;
   host.plain_http = plain_http;
   // Another thread may have fetched a newer one in between.
-  const auto it = host.tokens.find(join(scopes, " "));
+  const auto it = host.tokens.find(repository.repository() + " " + join(scopes, " "));
   if (it != host.tokens.end() && it->second.header == refused_header) host.tokens.erase(it);
 }
 
-Result<Authenticator::Token> Authenticator::fetch_token(const Host& host, const oci::Reference& repository, const std::vector<std::string>& scopes,
+namespace {
+
+// OAuth2: distribution, spec/auth/oauth.md.
+HttpRequest token_form(const Challenge& challenge, const std::string& scopes, const std::string& grant) {
+  HttpRequest request;
+  request.method = "POST";
+  request.url = challenge.realm;
+  request.headers = {"Content-Type: application/x-www-form-urlencoded"};
+  request.body = fmt::format("{}&service={}&client_id=lamina&scope={}", grant, url_escape(challenge.service), url_escape(scopes));
+  request.has_body = true;
+  return request;
+}
+
+HttpRequest password_form(const Challenge& challenge, const std::string& scopes, const Credentials& credentials) {
+  return token_form(challenge, scopes, "grant_type=password&username=" + url_escape(credentials.username) + "&password=" + url_escape(credentials.password));
+}
+
+HttpRequest token_query(const Challenge& challenge, const std::string& scopes, const Credentials* credentials) {
+  HttpRequest request;
+  request.url = challenge.realm + (challenge.realm.find('?') == std::string::npos ? "?" : "&") + "service=" + url_escape(challenge.service);
+  for (const std::string& scope : split(scopes, ' ')) {
+    if (!scope.empty()) request.url += "&scope=" + url_escape(scope);
+  }
+  if (credentials != nullptr) request.headers.push_back("Authorization: " + basic_header(*credentials));
+  return request;
+}
+
+}  // namespace
+
+Result<Authenticator::Token> Authenticator::fetch_token(Host& host, const oci::Reference& repository, const std::vector<std::string>& scopes,
                                                         const std::stop_token& stop) {
   const Challenge& challenge = *host.challenge;
+  ASSIGN_OR_RETURN(const Credentials* const credentials, credentials_of(host, repository));
   if (challenge.scheme == Challenge::Scheme::kBasic) {
-    if (!host.credentials) return Token{"", std::chrono::steady_clock::now()};
-    return Token{basic_header(*host.credentials), std::chrono::steady_clock::time_point::max()};
+    if (credentials == nullptr) return Token{"", std::chrono::steady_clock::now()};
+    return Token{basic_header(*credentials), std::chrono::steady_clock::time_point::max()};
   }
-  const bool secret = host.credentials.has_value();
-  if (secret && !host.plain_http && challenge.realm.compare(0, 7, "http://") == 0) {
-    return Error(ErrorKind::kDenied, fmt::format("{} asks to send the credentials unencrypted to {}", repository.registry(), challenge.realm));
+  const std::string realm = net::shown_url(challenge.realm);
+  if (credentials != nullptr && !host.plain_http && challenge.realm.compare(0, 8, "https://") != 0) {
+    return Error(ErrorKind::kDenied, fmt::format("{} asks to send the credentials unencrypted to {}", repository.registry(), realm));
   }
   const std::string scope_text = scopes.empty() ? challenge.scope : join(scopes, " ");
-  const auto as_form = [&](const std::string& grant) {
-    HttpRequest request;
-    request.method = "POST";
-    request.url = challenge.realm;
-    request.headers = {"Content-Type: application/x-www-form-urlencoded"};
-    request.body = fmt::format("{}&service={}&client_id=lamina&scope={}", grant, url_escape(challenge.service), url_escape(scope_text));
-    request.has_body = true;
-    return request;
+  const bool identity = credentials != nullptr && !credentials->identity_token.empty();
+  HttpRequest request = identity ? token_form(challenge, scope_text, "grant_type=refresh_token&refresh_token=" + url_escape(credentials->identity_token))
+                                 : token_query(challenge, scope_text, credentials);
+  const net::SessionPool::Lease session = sessions_.acquire();
+  const auto ask = [&](HttpRequest& r) -> Result<HttpResponse> {
+    r.headers.push_back("User-Agent: " + user_agent_);
+    RETURN_IF_ERROR(prepare_(r));
+    return session->start(r, stop);
   };
-  HttpRequest request;
-  if (secret && !host.credentials->identity_token.empty()) {
-    request = as_form("grant_type=refresh_token&refresh_token=" + url_escape(host.credentials->identity_token));
-  } else {
-    request.url = challenge.realm + (challenge.realm.find('?') == std::string::npos ? "?" : "&") + "service=" + url_escape(challenge.service);
-    for (const std::string& scope : split(scope_text, ' ')) {
-      if (!scope.empty()) request.url += "&scope=" + url_escape(scope);
-    }
-    if (secret) request.headers.push_back("Authorization: " + basic_header(*host.credentials));
-  }
-  const SessionPool::Lease session = sessions_.acquire();
-  request.headers.push_back("User-Agent: " + user_agent_);
-  ASSIGN_OR_RETURN_WITH(HttpResponse response, session->start(request, stop), "asking " + challenge.realm + " for a token");
-  if ((response.status == 404 || response.status == 405) && secret && host.credentials->identity_token.empty()) {
+  ASSIGN_OR_RETURN_WITH(HttpResponse response, ask(request), "asking " + realm + " for a token");
+  if ((response.status == 404 || response.status == 405) && credentials != nullptr && !identity) {
     // Some services know only OAuth2.
-    request = as_form("grant_type=password&username=" + url_escape(host.credentials->username) + "&password=" + url_escape(host.credentials->password));
-    request.headers.push_back("User-Agent: " + user_agent_);
-    ASSIGN_OR_RETURN_WITH(response, session->start(request, stop), "asking " + challenge.realm + " for a token");
+    request = password_form(challenge, scope_text, *credentials);
+    ASSIGN_OR_RETURN_WITH(response, ask(request), "asking " + realm + " for a token");
   }
   if (response.status >= 500 || response.status == 429) {
-    return Error(ErrorKind::kUnavailable, fmt::format("the token service {} answers {}", challenge.realm, response.status));
+    return Error(ErrorKind::kUnavailable, fmt::format("the token service {} answers {}", realm, response.status));
   }
   if (response.status != 200) return denied_by(challenge.realm, response, repository.registry());
   ASSIGN_OR_RETURN(const std::string body, session->read_all(kMaxTokenAnswer));
@@ -169,16 +196,21 @@ Result<Authenticator::Token> Authenticator::fetch_token(const Host& host, const 
   if (!token || token->empty()) {
     ASSIGN_OR_RETURN(token, json::get_string(answer, "access_token"));
   }
-  if (!token || token->empty()) return Error(ErrorKind::kCorrupt, fmt::format("the token service {} gives no token", challenge.realm));
+  if (!token || token->empty()) return Error(ErrorKind::kCorrupt, fmt::format("the token service {} gives no token", realm));
+  // A header is made of it.
+  if (token->find_first_of("\r\n") != std::string::npos) return Error(ErrorKind::kCorrupt, fmt::format("the token service {} gives a token with line ends", realm));
   ASSIGN_OR_RETURN(const std::optional<int64_t> lifetime, json::get_integer(answer, "expires_in"));
-  const int64_t seconds = std::max<int64_t>(lifetime.value_or(kDefaultLifetimeSeconds), kDefaultLifetimeSeconds) - kMarginSeconds;
-  return Token{"Bearer " + *token, std::chrono::steady_clock::now() + std::chrono::seconds(std::min<int64_t>(seconds, 86400))};
+  const int64_t seconds = std::clamp<int64_t>(lifetime.value_or(kDefaultLifetimeSeconds), 1, kLongestLifetimeSeconds);
+  const auto usable = std::chrono::milliseconds(1000 * seconds - std::min(1000 * kMarginSeconds, 250 * seconds));
+  return Token{"Bearer " + *token, std::chrono::steady_clock::now() + usable};
 }
 
 std::vector<std::string> Authenticator::notes(const oci::Reference& repository) {
   const std::scoped_lock lock(mutex_);
-  const auto host = hosts_.find(repository.api_host());
-  if (host != hosts_.end() && host->second.credentials) return {"the credentials that are stored for " + repository.registry() + " were used; renew them with: build login " + repository.registry()};
+  if (const auto host = hosts_.find(repository.api_host()); host != hosts_.end()) {
+    const auto found = host->second.credentials.find(repository.repository());
+    if (found != host->second.credentials.end() && found->second) return {"the credentials that are stored for " + repository.registry() + " were used; renew them with: build login " + repository.registry()};
+  }
   return {fmt::format("there are no credentials for {} in {}", repository.registry(), join(credential_places(auth_file_), ", ")), "store them with: build login " + repository.registry()};
 }
 

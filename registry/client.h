@@ -13,6 +13,7 @@
 #include "base/thread_pool.h"
 #include "oci/blob.h"
 #include "oci/reference.h"
+#include "registry/credentials.h"
 
 namespace lamina::registry {
 
@@ -54,16 +55,25 @@ class Client {
 
   // Streams a blob, verified, resumed by Range after a broken connection.
   Result<std::unique_ptr<ByteSource>> open_blob(const oci::Reference& repository, const oci::Descriptor& blob);
+  // From `offset` on, resumed likewise, but not verified: whoever has the bytes before checks the whole.
+  Result<std::unique_ptr<ByteSource>> open_blob_from(const oci::Reference& repository, const oci::Descriptor& blob, uint64_t offset);
   Result<bool> has_blob(const oci::Reference& repository, const oci::Descriptor& blob);
   // HEAD, then a mount from one of `mount_from` (repositories of the same registry), then an upload from
   // `source`, resumed after a break at the offset that the registry reports.
   Result<PushOutcome> push_blob(const oci::Reference& repository, const oci::Descriptor& blob,
                                 oci::BlobSource& source, const std::vector<std::string>& mount_from,
                                 const TransferProgress& progress);
-  // PUT under the tag (or digest) of `reference`; returns the descriptor and checks the registry's digest.
+  // PUT under the tag (or digest) of `reference`; returns the descriptor and checks the registry's digest. A manifest
+  // with a subject is entered into the referrers tag (sha256-<hex>) of registries without a referrers API.
   Result<oci::Descriptor> push_manifest(const oci::Reference& reference, std::string_view media_type,
                                         std::string_view bytes);
+  // What refers to the manifest with reference.digest(), of one artifact type or all (""): from the referrers API, else
+  // from the referrers tag. Empty when there is nothing.
+  Result<oci::Index> referrers(const oci::Reference& reference, const std::string& artifact_type);
+  // All pages, in the registry's order.
   Result<std::vector<std::string>> tags(const oci::Reference& repository);
+  // Asks the registry whether it takes these; kDenied when not. For build login, on a client of its own.
+  Result<void> check_credentials(const std::string& registry, const Credentials& credentials);
 
   const ClientOptions& options() const;
 

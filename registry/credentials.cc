@@ -55,12 +55,17 @@ std::vector<std::string> entry_names(const std::string& registry) {
   return {registry, "https://" + registry, "http://" + registry, "https://" + registry + "/v1/", "https://" + registry + "/v2/", "https://" + registry + "/"};
 }
 
-Result<std::optional<Credentials>> ask_helper(const std::string& helper, const std::string& server) {
+// docker-credential-<helper> <verb>; secrets go through standard input, never through arguments.
+Result<std::string> run_helper(const std::string& helper, const char* verb, const std::string& input) {
   if (helper.find('/') != std::string::npos) return Error(ErrorKind::kInvalidInput, fmt::format("\"{}\" is no name of a credential helper", helper));
-  const std::string program = "docker-credential-" + helper;
   SpawnOptions options;
-  options.argv = {program, "get"};
-  auto answer = run_and_capture(options, server);
+  options.argv = {"docker-credential-" + helper, verb};
+  return run_and_capture(options, input);
+}
+
+Result<std::optional<Credentials>> ask_helper(const std::string& helper, const std::string& server) {
+  const std::string program = "docker-credential-" + helper;
+  auto answer = run_helper(helper, "get", server);
   if (!answer) {
     // A helper says with a failing status that it has nothing for this server.
     if (answer.error().kind() == ErrorKind::kStepFailed) return std::optional<Credentials>();
@@ -103,6 +108,16 @@ Result<std::optional<Credentials>> from_entry(const Json& entry) {
   credentials.username = *user;
   credentials.password = *password;
   return std::optional(credentials);
+}
+
+// The helper that keeps a host's credentials; empty when the file itself does.
+Result<std::string> helper_of(const Json& config, const std::string& registry) {
+  ASSIGN_OR_RETURN(const auto helpers, json::get_string_map(config, "credHelpers"));
+  for (const std::string& name : entry_names(registry)) {
+    if (const auto it = helpers.find(name); it != helpers.end()) return it->second;
+  }
+  ASSIGN_OR_RETURN(const auto store, json::get_string(config, "credsStore"));
+  return store.value_or("");
 }
 
 Result<std::optional<Credentials>> from_config(const Json& config, const oci::Reference& reference) {
@@ -183,6 +198,13 @@ Result<void> store_credentials(const std::string& auth_file, const std::string& 
   const std::string path = writable_place(auth_file);
   if (path.empty()) return Error(ErrorKind::kInvalidInput, "there is no place to store credentials: HOME is not set").with_note("name a file with --authfile");
   ASSIGN_OR_RETURN(Json config, read_config(path));
+  ASSIGN_OR_RETURN(const std::string helper, helper_of(config, registry));
+  if (!helper.empty()) {
+    const bool identity = !credentials.identity_token.empty();
+    const Json secret = {{"ServerURL", key_for(registry)}, {"Username", identity ? "<token>" : credentials.username}, {"Secret", identity ? credentials.identity_token : credentials.password}};
+    RETURN_IF_ERROR_WITH(run_helper(helper, "store", secret.dump(-1, ' ', false, Json::error_handler_t::replace)), "giving the credentials to docker-credential-" + helper);
+    return {};
+  }
   Json& auths = config["auths"];
   if (!auths.is_object()) auths = Json::object();
   Json entry = Json::object();
@@ -199,13 +221,21 @@ Result<bool> erase_credentials(const std::string& auth_file, const std::string& 
   const std::string path = writable_place(auth_file);
   if (path.empty()) return false;
   ASSIGN_OR_RETURN(Json config, read_config(path));
-  const auto auths = config.find("auths");
-  if (auths == config.end() || !auths->is_object()) return false;
+  ASSIGN_OR_RETURN(const std::string helper, helper_of(config, registry));
   size_t erased = 0;
+  if (!helper.empty()) {
+    ASSIGN_OR_RETURN(const auto known, ask_helper(helper, key_for(registry)));
+    if (known) {
+      RETURN_IF_ERROR_WITH(run_helper(helper, "erase", key_for(registry)), "removing the credentials from docker-credential-" + helper);
+      ++erased;
+    }
+  }
+  const auto auths = config.find("auths");
+  if (auths == config.end() || !auths->is_object()) return erased > 0;
+  const size_t by_helper = erased;
   for (const std::string& name : entry_names(registry)) erased += auths->erase(name);
-  if (erased == 0) return false;
-  RETURN_IF_ERROR(write_config(path, config));
-  return true;
+  if (erased > by_helper) RETURN_IF_ERROR(write_config(path, config));
+  return erased > 0;
 }
 
 }  // namespace lamina::registry

@@ -24,7 +24,8 @@ Result<std::optional<Credentials>> find_credentials(const std::string& auth_file
 // The places find_credentials looks at, for messages.
 std::vector<std::string> credential_places(const std::string& auth_file);
 
-// build login / logout: writes auths of the first such place (mode 0600, other content kept).
+// build login / logout: writes auths of the first such place (mode 0600, other content kept), or gives them to the
+// credential helper (credHelpers, credsStore) that this place names for the registry.
 Result<void> store_credentials(const std::string& auth_file, const std::string& registry,
                                const Credentials& credentials);
 // False when there was none.

@@ -19,6 +19,9 @@ class RepositorySource : public oci::BlobSource {
     ASSIGN_OR_RETURN(FetchedManifest fetched, client_.fetch_manifest(repository_.with_digest(descriptor.digest)));
     return std::unique_ptr<ByteSource>(std::make_unique<StringSource>(std::move(fetched.bytes)));
   }
+  Result<std::unique_ptr<ByteSource>> open_blob_from(const oci::Descriptor& descriptor, uint64_t offset) override {
+    return client_.open_blob_from(repository_, descriptor, offset);
+  }
 
  private:
   Client& client_;

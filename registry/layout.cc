@@ -88,10 +88,11 @@ std::string blob_path(const oci::Digest& digest) { return "blobs/sha256/" + dige
 std::string index_json(const ExportImage& image) {
   oci::Index index;
   oci::Descriptor entry = image.index == nullptr ? image.image->descriptor : image.index->descriptor;
-  entry.annotations.clear();
+  entry.annotations = image.annotations;
   if (image.names.empty()) index.manifests.push_back(entry);
   for (const oci::Reference& name : image.names) {
-    entry.annotations = {{"io.containerd.image.name", name.canonical()}, {"org.opencontainers.image.ref.name", name.tag_or_latest()}};
+    entry.annotations["io.containerd.image.name"] = name.canonical();
+    entry.annotations["org.opencontainers.image.ref.name"] = name.tag_or_latest();
     index.manifests.push_back(entry);
   }
   return index.to_json();

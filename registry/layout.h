@@ -2,6 +2,7 @@
 // OCI image-spec v1.1 image-layout.md; docker save format 1.2 (manifest.json).
 #pragma once
 
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -25,6 +26,7 @@ struct ExportImage {
   const oci::Image* image = nullptr;
   std::vector<oci::Reference> names;
   const ExportIndex* index = nullptr;  // instead of image; not for docker archives
+  std::map<std::string, std::string> annotations = {};  // of its descriptor in index.json
 
   std::vector<const oci::Image*> images() const { return index == nullptr ? std::vector{image} : index->images; }
 };

@@ -69,6 +69,8 @@ struct Store::Impl {
   std::string image_path(const std::string& name) const { return path + "/images/" + sha256_hex(name); }
 
   bool blob_exists(const oci::Digest& digest) const;
+  // Nothing when there is no such file.
+  Result<std::optional<ImageRecord>> read_image(const std::string& file) const;
 
   // --- metas (store_layers.cc) ---
   // Checked against the boot; kNotFound when there is no sound layer.
@@ -95,8 +97,22 @@ struct Store::Impl {
   // Hashes the tar and remembers what it found.
   Result<void> learn_diff_id(const LayerId& id, const StreamSummary& summary);
 
-  // --- housekeeping (store_prune.cc) ---
-  Result<uint64_t> sweep(bool all, const LayersOfRecord& layers_of_record);
+  // --- housekeeping (store_prune.cc, store_fsck.cc) ---
+  Result<uint64_t> sweep(const PruneOptions& options, const LayersOfRecord& layers_of_record);
+  Result<uint64_t> sweep_records(const PruneOptions& options, const LayersOfRecord& layers_of_record, const std::function<void(const LayerId&)>& mark,
+                                 const std::function<uint64_t(const std::vector<LayerId>&)>& used);
+  // Runs `work` while no other process uses the store; kUnavailable when one does.
+  template <typename T>
+  Result<T> alone(const std::function<Result<T>()>& work) {
+    lock.reset();
+    auto only = FileLock::try_acquire(AT_FDCWD, path + "/lock", FileLock::Mode::kExclusive);
+    if (!only) return std::move(only).error();
+    Result<T> done = Error(ErrorKind::kUnavailable, "another build uses the store").with_note("try again when it has ended");
+    if (*only) done = work();
+    only->reset();
+    ASSIGN_OR_RETURN(lock, FileLock::acquire(AT_FDCWD, path + "/lock", FileLock::Mode::kShared));
+    return done;
+  }
 
   const std::string path;
   std::string boot_id;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <chrono>
+#include <functional>
 #include <map>
 #include <mutex>
 #include <optional>
@@ -33,8 +34,12 @@ std::optional<Challenge> parse_challenge(std::string_view header);
 // Keeps tokens for (host, scopes) until shortly before they expire. Any thread: one fetches, the others wait.
 class Authenticator {
  public:
-  Authenticator(std::string auth_file, std::string user_agent, SessionPool& sessions)
-      : auth_file_(std::move(auth_file)), user_agent_(std::move(user_agent)), sessions_(sessions) {}
+  // `prepare` gives a request to a token service the certificates and time limits that its host needs.
+  using Prepare = std::function<Result<void>(HttpRequest&)>;
+  Authenticator(std::string auth_file, std::string user_agent, net::SessionPool& sessions, Prepare prepare)
+      : auth_file_(std::move(auth_file)), user_agent_(std::move(user_agent)), sessions_(sessions), prepare_(std::move(prepare)) {}
+  // Uses these instead of looking any up: for build login.
+  void use(const Credentials& credentials);
 
   // The value of an Authorization header for a host whose challenge is known; empty when none is.
   Result<std::string> header_for(const oci::Reference& repository, const std::vector<std::string>& scopes,
@@ -53,17 +58,18 @@ class Authenticator {
   struct Host {
     std::optional<Challenge> challenge;
     bool plain_http = false;
-    bool looked_up = false;
-    std::optional<Credentials> credentials;
-    std::map<std::string, Token> tokens;  // by scopes
+    std::map<std::string, std::optional<Credentials>> credentials;  // by repository: each may have its own
+    std::map<std::string, Token> tokens;                            // by scopes
   };
-  Result<Host*> host_with_credentials(const oci::Reference& repository);
-  Result<Token> fetch_token(const Host& host, const oci::Reference& repository, const std::vector<std::string>& scopes,
+  Result<const Credentials*> credentials_of(Host& host, const oci::Reference& repository);
+  Result<Token> fetch_token(Host& host, const oci::Reference& repository, const std::vector<std::string>& scopes,
                             const std::stop_token& stop);
 
   std::string auth_file_;
   std::string user_agent_;
   SessionPool& sessions_;
+  Prepare prepare_;
+  std::optional<Credentials> given_;
   std::mutex mutex_;  // held while a token is fetched: ten transfers need one token, not ten
   std::map<std::string, Host> hosts_;
 };

@@ -7,11 +7,12 @@
 
 namespace lamina::registry::internal {
 
-// As Client::open_blob. The API must outlive the stream.
-Result<std::unique_ptr<ByteSource>> download_blob(Api& api, const oci::Reference& repository, const oci::Descriptor& blob);
+// The blob's bytes from `offset` on, from the first of the endpoints that has it; not verified. The API must outlive
+// the stream.
+Result<std::unique_ptr<ByteSource>> download_blob(Api& api, const std::vector<Endpoint>& endpoints, const oci::Descriptor& blob, uint64_t offset);
 
 // As Client::push_blob, for a blob that the repository is known not to have.
-Result<PushOutcome> upload_blob(Api& api, const oci::Reference& repository, const oci::Descriptor& blob, oci::BlobSource& source,
+Result<PushOutcome> upload_blob(Api& api, const Endpoint& repository, const oci::Descriptor& blob, oci::BlobSource& source,
                                 const std::vector<std::string>& mount_from, const TransferProgress& progress);
 
 }  // namespace lamina::registry::internal

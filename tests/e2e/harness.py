@@ -16,6 +16,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tarfile
 import tempfile
 import time
@@ -91,7 +92,8 @@ def free_port():
 class Registry:
     """Debian's docker-registry on loopback, with a storage directory of its own."""
 
-    def __init__(self, htpasswd=None):
+    def __init__(self, htpasswd=None, auth=None, tls=None, client_ca=None):
+        """auth: the "auth" section. tls: (certificate, key). client_ca: whose client certificates are asked for."""
         self.port = free_port()
         self.host = "127.0.0.1:%d" % self.port
         self.storage = tempfile.mkdtemp(prefix="registry-", dir=WORK)
@@ -103,6 +105,12 @@ class Registry:
         }
         if htpasswd:
             config["auth"] = {"htpasswd": {"realm": "test", "path": htpasswd}}
+        if auth:
+            config["auth"] = auth
+        if tls:
+            config["http"]["tls"] = {"certificate": tls[0], "key": tls[1]}
+            if client_ca:
+                config["http"]["tls"]["clientcas"] = [client_ca]
         path = os.path.join(self.storage, "config.yml")
         with open(path, "w") as f:
             json.dump(config, f)
@@ -110,9 +118,7 @@ class Registry:
         atexit.register(self.stop)
         for _ in range(200):
             try:
-                urllib.request.urlopen("http://%s/v2/" % self.host).close()
-                return
-            except urllib.error.HTTPError:
+                socket.create_connection(("127.0.0.1", self.port)).close()
                 return
             except OSError:
                 time.sleep(0.05)

@@ -36,7 +36,9 @@ class RegistryErrors(TestCase):
         self.assertIn("there are no credentials for " + host, result.err)
         self.assertIn("build login", result.err)
 
-        self.ok("login", "--username", "joe", "--password-stdin", host, stdin=b"wrong-word")
+        result = self.fails(1, "login", "--username", "joe", "--password-stdin", host, stdin=b"wrong-word")
+        self.assertIn("does not accept these credentials of joe", result.err)
+        self.write(".docker/config.json", json.dumps({"auths": {host: {"auth": base64.b64encode(b"joe:wrong-word").decode()}}}), where=self.home)
         result = self.fails(1, "build", self.context)
         self.assertNotIn("wrong-word", result.text)
         self.assertNotIn(base64.b64encode(b"joe:wrong-word").decode(), result.text)

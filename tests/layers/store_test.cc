@@ -121,11 +121,13 @@ TEST_CASE_FIXTURE(Fixture, "prune keeps what names need") {
   const oci::Descriptor loose = blob_of("loose");
   REQUIRE(oci::put_blob(*store, loose, "loose"));
   const auto nothing = [](std::string_view) { return std::vector<LayerId>{}; };
-  REQUIRE(store->prune(true, nothing));
+  PruneOptions everything;
+  everything.all = true;
+  REQUIRE(store->prune(everything, nothing));
   CHECK_FALSE(store->has_blob(loose));
   CHECK_FALSE(store->layer_info(*id));
   const auto other = open();
-  CHECK(store->prune(true, nothing).error().kind() == ErrorKind::kUnavailable);  // somebody else is at work
+  CHECK(store->prune(everything, nothing).error().kind() == ErrorKind::kUnavailable);  // somebody else is at work
 }
 
 TEST_CASE_FIXTURE(Fixture, "half-made things of dead processes go at the next open") {
@@ -143,4 +145,90 @@ TEST_CASE_FIXTURE(Fixture, "an unknown format version is refused") {
   const auto opened = Store::open(dir.path() + "/store");
   REQUIRE_FALSE(opened);
   CHECK(opened.error().kind() == ErrorKind::kUnsupported);
+}
+
+namespace {
+
+// Gives a blob that breaks off after some bytes, and counts what was asked for.
+class BreakingSource : public oci::BlobSource {
+ public:
+  BreakingSource(std::string bytes, size_t limit) : bytes_(std::move(bytes)), limit_(limit) {}
+  Result<std::unique_ptr<ByteSource>> open_blob(const oci::Descriptor& d) override { return open_blob_from(d, 0); }
+  Result<std::unique_ptr<ByteSource>> open_blob_from(const oci::Descriptor&, uint64_t offset) override {
+    offsets.push_back(offset);
+    return std::unique_ptr<ByteSource>(std::make_unique<Stream>(bytes_.substr(offset), limit_));
+  }
+  std::vector<uint64_t> offsets;
+
+ private:
+  class Stream : public ByteSource {
+   public:
+    Stream(std::string bytes, size_t limit) : inner_(std::move(bytes)), left_(limit) {}
+    Result<size_t> read(std::span<std::byte> buffer) override {
+      if (left_ == 0) return Error(ErrorKind::kUnavailable, "broken");
+      auto n = inner_.read(buffer.first(std::min(left_, buffer.size())));
+      if (n) left_ -= *n;
+      return n;
+    }
+
+   private:
+    StringSource inner_;
+    size_t left_;
+  };
+  std::string bytes_;
+  size_t limit_;
+};
+
+}  // namespace
+
+TEST_CASE_FIXTURE(Fixture, "a download that breaks off is continued, also by another store object") {
+  std::string bytes(3 << 20, 'x');
+  for (size_t i = 0; i < bytes.size(); i += 7) bytes[i] = static_cast<char>(i / 7);
+  const oci::Descriptor d = blob_of(bytes);
+  BreakingSource source(bytes, 1 << 20);
+  CHECK(store->fetch_blob(d, source, {}).error().kind() == ErrorKind::kUnavailable);
+  CHECK_FALSE(store->has_blob(d));
+  store.reset();
+  store = open();
+  CHECK(store->fetch_blob(d, source, {}).error().kind() == ErrorKind::kUnavailable);
+  BreakingSource whole(bytes, SIZE_MAX);
+  REQUIRE(store->fetch_blob(d, whole, {}));
+  CHECK(source.offsets == std::vector<uint64_t>{0, 1 << 20});
+  CHECK(whole.offsets == std::vector<uint64_t>{2 << 20});
+  CHECK(*oci::read_blob(*store, d) == bytes);
+}
+
+TEST_CASE_FIXTURE(Fixture, "a kept part of another boot counts only as far as it was synced; a wrong one is dropped") {
+  const std::string bytes(2 << 20, 'y');
+  const oci::Descriptor d = blob_of(bytes);
+  const std::string partial = dir.path() + "/store/partial/" + d.digest.hex();
+  REQUIRE(make_directories(AT_FDCWD, dir.path() + "/store/partial"));
+  const auto keep = [&](const std::string& content, const std::string& state) {
+    REQUIRE(write_file_atomically(AT_FDCWD, partial, content, Durability::kNone));
+    REQUIRE(write_file_atomically(AT_FDCWD, partial + ".state", state, Durability::kNone));
+  };
+  BreakingSource source(bytes, SIZE_MAX);
+  keep(bytes.substr(0, 1 << 20), "another-boot 4096\n");
+  REQUIRE(store->fetch_blob(d, source, {}));
+  REQUIRE(store->remove_blob(d.digest));
+  keep(bytes.substr(0, 1 << 20), "garbage");
+  REQUIRE(store->fetch_blob(d, source, {}));
+  REQUIRE(store->remove_blob(d.digest));
+  keep(std::string(1 << 20, 'z'), "another-boot 1048576\n");
+  REQUIRE(store->fetch_blob(d, source, {}));  // fails its digest, starts again by itself
+  CHECK(source.offsets == std::vector<uint64_t>{4096, 0, 1 << 20, 0});
+  CHECK(*oci::read_blob(*store, d) == bytes);
+  CHECK_FALSE(read_file(AT_FDCWD, partial));
+}
+
+TEST_CASE_FIXTURE(Fixture, "fsck finds a blob that is not its name") {
+  const oci::Descriptor d = blob_of("content");
+  REQUIRE(oci::put_blob(*store, d, "content"));
+  CHECK(store->fsck(true)->problems.empty());
+  REQUIRE(write_file_atomically(AT_FDCWD, dir.path() + "/store/blobs/sha256/" + d.digest.hex(), "c0ntent", Durability::kNone));
+  CHECK(store->fsck(false)->problems.size() == 1);
+  CHECK(store->has_blob(d));
+  CHECK(store->fsck(true)->problems.size() == 1);
+  CHECK_FALSE(store->has_blob(d));
+  CHECK(store->fsck(true)->problems.empty());
 }
