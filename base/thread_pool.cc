@@ -5,20 +5,27 @@
 
 namespace lamina {
 
-ThreadPool::ThreadPool(unsigned threads) {
-  const unsigned count = std::max(threads, 1u);
-  workers_.reserve(count);
-  for (unsigned i = 0; i < count; ++i) workers_.emplace_back([this] { work(); });
-}
+ThreadPool::ThreadPool(unsigned threads) : size_(std::max(threads, 1u)) {}
 
 ThreadPool::~ThreadPool() {
-  queue_.lock()->closed = true;
+  std::vector<std::thread> workers;
+  {
+    auto queue = queue_.lock();
+    queue->closed = true;
+    workers.swap(queue->workers);
+  }
   ready_.notify_all();
-  for (std::thread& worker : workers_) worker.join();
+  for (std::thread& worker : workers) worker.join();
 }
 
 void ThreadPool::post(std::function<void()> task) {
-  queue_.lock()->tasks.push_back(std::move(task));
+  {
+    auto queue = queue_.lock();
+    queue->tasks.push_back(std::move(task));
+    // While the pool closes, the worker that posts goes on until nothing is left.
+    const bool all_busy = queue->tasks.size() > queue->idle;
+    if (all_busy && !queue->closed && queue->workers.size() < size_) queue->workers.emplace_back([this] { work(); });
+  }
   ready_.notify_one();
 }
 
@@ -27,7 +34,9 @@ void ThreadPool::work() {
     std::function<void()> task;
     {
       auto queue = queue_.lock();
+      ++queue->idle;
       queue.wait(ready_, [](const Queue& q) { return q.closed || !q.tasks.empty(); });
+      --queue->idle;
       if (queue->tasks.empty()) return;
       task = std::move(queue->tasks.front());
       queue->tasks.pop_front();

@@ -15,7 +15,7 @@ namespace lamina {
 
 // Runs tasks in the order given. Tasks must not throw. A task must not wait for another task of the
 // same pool that may not have started (that could deadlock); use a second pool for waiting work.
-// The destructor runs what is queued and joins.
+// The destructor runs what is queued and joins. Threads start when tasks come that no idle one takes.
 class ThreadPool {
  public:
   explicit ThreadPool(unsigned threads);
@@ -23,7 +23,8 @@ class ThreadPool {
   ThreadPool& operator=(const ThreadPool&) = delete;
   ~ThreadPool();
 
-  unsigned size() const { return static_cast<unsigned>(workers_.size()); }
+  // The most threads that work at the same time.
+  unsigned size() const { return size_; }
   // Any thread.
   void post(std::function<void()> task);
 
@@ -39,13 +40,15 @@ class ThreadPool {
  private:
   struct Queue {
     std::deque<std::function<void()>> tasks;
+    std::vector<std::thread> workers;
+    size_t idle = 0;  // workers that wait, among them those that were notified and have not woken yet
     bool closed = false;
   };
   void work();
 
+  const unsigned size_;
   Guarded<Queue> queue_;
   std::condition_variable ready_;
-  std::vector<std::thread> workers_;
 };
 
 // Calls work(i) for every i below `count`, on the calling thread and on threads of the pool that have nothing else

@@ -208,6 +208,8 @@ Result<void> Build::execute(const Plan& plan, Executor& executor, BuildResult& r
     events_.finished(vertex_of_step(step), outcome.cached ? VertexStatus::kCached : VertexStatus::kDone, outcome.why);
     const layers::LayerId layer = outcome.record.layer;
     if (layer.empty() || request_.squash || !in_target.contains(step.id)) return;
+    // What is known of a layer that was there is known; what is not is found out when the image is put together.
+    if (outcome.cached && !wants_blobs()) return;
     background_.post([this, layer, compression] {
       const TraceSpan span("layers", "digest and compress " + layer.value);
       ignore_error(store_.diff_id(layer), "asked for again, and reported, when the image is put together");

@@ -52,15 +52,22 @@ class Scheduler {
   }
 
   void launch_ready() {
+    // When nothing else can go on before this step has ended, no thread is needed for it.
+    const bool alone = running_ == 0 && ready_.size() == 1;
     for (; !ready_.empty(); ready_.pop_front()) {
       const Step& step = plan_.steps[static_cast<size_t>(ready_.front())];
       ++running_;
       events_.started(step);
-      pool_.post([this, &step] {
+      const auto execute = [this, &step] {
         Result<Outcome> result = executor_.execute(step);
         completed_.lock()->push_back({step.id, std::move(result)});
         wake_.notify_one();
-      });
+      };
+      if (alone) {
+        execute();
+      } else {
+        pool_.post(execute);
+      }
     }
   }
 
