@@ -36,6 +36,7 @@ std::optional<int64_t> parse_int(std::string_view text);
 std::string go_quote(std::string_view text);
 // "1.2 MB": decimal units, as docker prints sizes.
 std::string human_size(uint64_t bytes);
+std::string encode_base64(std::string_view bytes);  // RFC 4648, with padding
 // "a/../b//c" → "b/c"; "" → "."; keeps a leading "/"; never goes above "/". Go's path.Clean.
 std::string clean_path(std::string_view path);
 // Splits at "/" into components without "" and "."; ".." is kept.
