@@ -156,9 +156,6 @@ Result<void> Planner::apply_body(StageScope& scope, const parser::Instruction& i
   }
   auto ports = parser::parse_ports(words);
   if (!ports) return complaints_.fail(i, i.range, ports.error().message(), ports.error().notes());
-  for (const std::string& w : ports->warnings) {
-    plan_.warnings.push_back(parser::diagnostic_at(dockerfile_, Severity::kWarning, i.range, w));
-  }
   for (const std::string& port : ports->ports) scope.stage.config.exposed_ports.insert(port);
   add_history(scope, "EXPOSE [" + join(ports->ports, " ") + "]");
   return {};
@@ -319,7 +316,8 @@ Result<void> Planner::apply_body(StageScope& scope, const parser::Instruction& i
   Step out;
   for (const parser::Word& source : body.sources) {
     ASSIGN_OR_RETURN(std::string text, expand(scope, i, source));
-    step.sources.push_back({std::move(text), source.range});
+    // In a trigger the place is that of the FROM that brought it.
+    step.sources.push_back({std::move(text), scope.in_trigger ? i.range : source.range});
   }
   RETURN_IF_ERROR(find_remotes(scope, i, body, step));
   const auto lookup = [&](std::string_view name) { return get_variable(scope.stage.env, name); };

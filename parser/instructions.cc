@@ -27,16 +27,6 @@ void check_directives(const Tree& tree, internal::Typer& typer) {
                {"this program reads the language of docker/dockerfile itself and runs no other frontend; remove the line or name docker/dockerfile:1"});
 }
 
-void warn_pseudo_json(const Node& node, internal::Typer& typer) {
-  if (node.json || node.args.empty()) return;
-  const std::string& text = node.args[node.keyword == "healthcheck" && node.args.size() > 1 ? 1 : 0].text;
-  const bool command = node.keyword == "cmd" || node.keyword == "entrypoint" || node.keyword == "run";
-  if (!command || text.size() < 2 || text[0] != '[' || text[1] == '[' || text[1] == ' ') return;
-  if (text[1] != '\'' && !(text[1] == '"' && text.find(']') != std::string::npos)) return;
-  typer.report(Severity::kWarning, node.args[0].range, fmt::format("this is no JSON, so {} runs it through a shell", to_upper(node.keyword)),
-               {"the exec form is a JSON array: strings in double quotes, separated by commas"}, "InvalidJSONForm");
-}
-
 }  // namespace
 
 ParsedDockerfile parse_dockerfile(std::string file, std::string text, bool ignore_syntax) {
@@ -51,17 +41,12 @@ ParsedDockerfile parse_dockerfile(std::string file, std::string text, bool ignor
   if (!ignore_syntax) check_directives(parsed.tree, typer);
   bool in_stage = false;
   for (const Node& node : parsed.tree.nodes) {
-    warn_pseudo_json(node, typer);
     std::optional<Instruction> instruction = typer.type(node);
     in_stage = in_stage || node.keyword == "from";
     if (!instruction) continue;
     if (node.keyword == "from") {
       Stage stage;
       if (const auto& name = std::get<From>(instruction->body).name) stage.name = name->text;
-      const auto same = [&](const Stage& s) { return !s.name.empty() && s.name == stage.name; };
-      if (std::any_of(out.dockerfile.stages.begin(), out.dockerfile.stages.end(), same)) {
-        typer.report(Severity::kWarning, std::get<From>(instruction->body).name->range, fmt::format("duplicate stage name \"{}\", stage names should be unique", stage.name), {}, "DuplicateStageName");
-      }
       stage.from = std::move(*instruction);
       out.dockerfile.stages.push_back(std::move(stage));
     } else if (!out.dockerfile.stages.empty()) {

@@ -344,12 +344,8 @@ Result<Ports> parse_ports(const std::vector<std::string>& words) {
     Error error = bad(fmt::format("invalid containerPort: {}", printable(word)));
     if (word[0] == '#') return std::move(error).with_note("a # inside a line does not begin a comment; put the comment on a line of its own");
     if (protocol != "tcp" && protocol != "udp" && protocol != "sctp") return bad(fmt::format("invalid proto: {}", printable(protocol))).with_note("it is tcp, udp or sctp");
-    if (const size_t colon = rest.rfind(':'); colon != std::string::npos) {
-      rest = rest.substr(colon + 1);
-      if (out.warnings.size() < kMaxDiagnostics) {
-        out.warnings.push_back(fmt::format("EXPOSE {}: only the container's port is kept; addresses and host ports are chosen when the container is started", printable(word)));
-      }
-    }
+    // Addresses and host ports are chosen when the container is started.
+    if (const size_t colon = rest.rfind(':'); colon != std::string::npos) rest = rest.substr(colon + 1);
     const auto range = parse_range(rest);
     if (!range) return std::move(error).with_note("a port is a number from 0 to 65535, a range such as 8000-8010, with /tcp, /udp or /sctp behind it");
     sets[protocol].add(*range);

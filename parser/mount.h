@@ -48,7 +48,6 @@ Result<DeviceWish> parse_device(std::string_view raw);
 // EXPOSE words after expansion → sorted "8080/tcp"; ranges become single ports.
 struct Ports {
   std::vector<std::string> ports;
-  std::vector<std::string> warnings;  // e.g. host part ignored
 };
 Result<Ports> parse_ports(const std::vector<std::string>& words);
 

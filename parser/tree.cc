@@ -99,7 +99,7 @@ class TreeParser {
   }
 
  private:
-  void report(Severity severity, SourceRange range, std::string message, std::vector<std::string> notes = {}, std::string rule = {}) {
+  void report(Severity severity, SourceRange range, std::string message, std::vector<std::string> notes = {}, std::string rule = {}, std::optional<Mend> mend = {}) {
     if (++reported_[static_cast<size_t>(severity)] > kMaxDiagnostics) return;
     Diagnostic d;
     d.severity = severity;
@@ -108,6 +108,7 @@ class TreeParser {
     d.range = range;
     d.message = std::move(message);
     d.notes = std::move(notes);
+    d.mend = std::move(mend);
     if (range.line >= 1 && range.line <= lines_.size()) d.line_text = std::string(lines_[range.line - 1].bare);
     out_.diagnostics.push_back(std::move(d));
   }
@@ -161,23 +162,27 @@ class TreeParser {
     }
     LogicalLine line;
     bool more = append(line, first, indent);
-    bool empty_line = false;
+    uint32_t empty_line = 0, empty_end = 0;  // the first run of empty lines
     while (more && at_ < lines_.size()) {
       const size_t index = at_++;
       if (too_long(index)) continue;
       const std::string_view next = lines_[index].bare;
       if (is_comment(next)) continue;
       if (leading_space(next) == next.size()) {
-        empty_line = true;
+        const auto number = static_cast<uint32_t>(index + 1);
+        if (empty_line == 0) empty_line = empty_end = number;
+        if (number == empty_end) ++empty_end;
         continue;
       }
       more = append(line, index, 0);
     }
     line.last_line = static_cast<uint32_t>(at_);
-    if (empty_line) {
-      const auto at = static_cast<uint32_t>(first + 1);
-      report(Severity::kWarning, {at, 1, at, static_cast<uint32_t>(bare.size() + 1)}, "empty continuation line",
-             {"empty lines inside a continued instruction will become errors in a future release"}, "NoEmptyContinuation");
+    if (empty_line != 0) {
+      // As docker/dockerfile, the place is the instruction's last line.
+      const auto at = static_cast<uint32_t>(at_);
+      report(Severity::kWarning, {at, 1, at, static_cast<uint32_t>(lines_[at_ - 1].bare.size() + 1)}, "Empty continuation line",
+             {fmt::format("line {} is empty, although the line before it says that the instruction goes on", empty_line)}, "NoEmptyContinuation",
+             Mend{{empty_line, 1, empty_end, 1}, ""});
     }
     Node node;
     const bool good = make_node(line, Span{line.text, 0}, node, 0);

@@ -162,9 +162,25 @@ void Typer::warn_hash(const Node& node) {
       range.end_line = range.line;
       range.end_column = range.column + 1;
     }
-    report(Severity::kWarning, range, fmt::format("the text from # on is part of the {} instruction's value", to_upper(node.keyword)), {kHashNote}, "CommentInArgument");
+    // Other values may be meant to hold a "#"; a port cannot.
+    std::optional<Mend> mend;
+    if (node.keyword == "expose") mend = comment_above(node, range);
+    report(Severity::kWarning, range, fmt::format("the text from # on is part of the {} instruction's value", to_upper(node.keyword)), {kHashNote}, "CommentInArgument", std::move(mend));
     return;
   }
+}
+
+// Puts what stands from `comment` to the end of the line on a line of its own before it.
+std::optional<Mend> Typer::comment_above(const Node& node, SourceRange comment) const {
+  if (node.range.line != node.range.end_line) return std::nullopt;
+  const std::string_view line = line_of(text_, node.range.line);
+  const std::string text(lamina::trim(line.substr(comment.column - 1)));
+  // "# syntax=x" at the top would be a directive, "# check=x" would switch checks off.
+  if (text.find('=') != std::string::npos) return std::nullopt;
+  std::string_view kept = line.substr(0, comment.column - 1);
+  while (!kept.empty() && is_space(kept.back())) kept.remove_suffix(1);
+  const SourceRange whole{node.range.line, 1, node.range.line, static_cast<uint32_t>(line.size() + 1)};
+  return Mend{whole, fmt::format("{}\n{}", text, kept)};
 }
 
 bool Typer::check_flags(const Node& node, const std::vector<std::string>& with_value, const std::vector<std::string>& booleans,
@@ -239,8 +255,7 @@ bool Typer::type_from(const Node& node, Instruction& out) {
     SourceRange range = args[i].range;
     range.end_line = args.back().range.end_line;
     range.end_column = args.back().range.end_column;
-    Mend mend{range, ""};
-    report(Severity::kError, range, "FROM has a comment among its arguments", {kHashNote}, {}, std::move(mend));
+    report(Severity::kError, range, "FROM has a comment among its arguments", {kHashNote}, {}, comment_above(node, range));
     return false;
   }
   const bool shape = args.size() == 1 || (args.size() == 3 && iequals(args[1].text, "as"));

@@ -31,6 +31,7 @@ class Typer {
   bool exactly_one(const Node& node);
   bool at_least(const Node& node, size_t count, const char* words);
   void warn_hash(const Node& node);
+  std::optional<Mend> comment_above(const Node& node, SourceRange comment) const;
   void report_unknown(const Node& node);
   CommandLine command_of(const Node& node, size_t first_arg = 0) const;
 
