@@ -13,6 +13,7 @@
 #include "base/text.h"
 #include "base/trace.h"
 #include "builder/assemble.h"
+#include "builder/checks.h"
 #include "builder/contexts.h"
 #include "builder/epoch.h"
 #include "builder/internal/emulation.h"
@@ -40,29 +41,18 @@ Result<bool> names_frontend(const BuildRequest& request) {
   return named;
 }
 
-// Everything about the file itself: all its errors at once.
-Result<parser::Dockerfile> load_dockerfile(const BuildRequest& request, Contexts& contexts, EventHub& events) {
+struct LoadedDockerfile {
+  parser::ParsedDockerfile parsed;
+  std::string path;  // in the user's file system, or empty
+};
+
+Result<LoadedDockerfile> load_dockerfile(const BuildRequest& request, Contexts& contexts, EventHub& events) {
   VertexScope vertex(events, "[internal] load build definition from " + (request.dockerfile.empty() ? "Dockerfile" : printable(net::redacted(request.dockerfile))));
-  ASSIGN_OR_RETURN(DockerfileText loaded, contexts.dockerfile());
+  ASSIGN_OR_RETURN(DockerfileText text, contexts.dockerfile());
   ASSIGN_OR_RETURN(const bool other_frontend, names_frontend(request));
-  parser::ParsedDockerfile parsed = parser::parse_dockerfile(loaded.shown, std::move(loaded.text), other_frontend);
-  size_t errors = 0;
-  for (const Diagnostic& d : parsed.diagnostics) {
-    if (d.severity == Severity::kError) {
-      ++errors;
-    } else {
-      events.diagnostic(d);
-    }
-  }
-  if (errors > 0) {
-    Error error(ErrorKind::kInvalidInput, errors == 1 ? "the Dockerfile has an error" : fmt::format("the Dockerfile has {} errors", errors));
-    for (Diagnostic& d : parsed.diagnostics) {
-      if (d.severity == Severity::kError) error = std::move(error).with_diagnostic(std::move(d));
-    }
-    return error;
-  }
-  vertex.done();
-  return std::move(parsed.dockerfile);
+  LoadedDockerfile loaded{parser::parse_dockerfile(text.shown, std::move(text.text), other_frontend), std::move(text.path)};
+  vertex.done(parser::has_errors(loaded.parsed.diagnostics) ? VertexStatus::kFailed : VertexStatus::kDone);
+  return loaded;
 }
 
 registry::ClientOptions client_options(const BuildRequest& request, EventHub& events, std::stop_token stop) {
@@ -91,12 +81,18 @@ class Build {
 
   Result<BuildResult> run();
   Result<std::string> describe();
+  Result<CheckReport> check();
+  Result<parser::Mended> mend(const CheckReport& report);
+  Result<parser::Dockerfile> load_valid();
 
  private:
+  Result<LoadedDockerfile> load();
+  Result<void> pass_checks(const LoadedDockerfile& loaded);
+  oci::Platform first_platform() const { return request_.platforms.empty() ? oci::Platform::host() : request_.platforms.front(); }
   Result<void> parse_names();
-  Result<Plan> plan(const parser::Dockerfile& dockerfile, const oci::Platform& platform);
+  Result<Plan> plan(const LoadedDockerfile& loaded, const oci::Platform& platform);
   Result<oci::Image> build_platform(const Plan& plan, BuildResult& result);
-  Result<std::vector<Plan>> plan_all(const parser::Dockerfile& dockerfile);
+  Result<std::vector<Plan>> plan_all(const LoadedDockerfile& loaded);
   Result<void> check_outputs() const;
   bool indexed() const;
   Result<void> execute(const Plan& plan, Executor& executor, BuildResult& result);
@@ -121,6 +117,7 @@ class Build {
   BuildSources sources_;
   std::vector<oci::Reference> tags_;
   std::vector<oci::Reference> push_names_;
+  bool checked_ = false;
   int first_vertex_ = 0;
   ThreadPool pool_;
   // Digests and compression of finished layers, while later steps run. They wait for tasks of pool_, so
@@ -182,9 +179,37 @@ bool Build::pushes_docker_types() const {
   });
 }
 
-Result<Plan> Build::plan(const parser::Dockerfile& dockerfile, const oci::Platform& platform) {
+// Tells what the checks find, once for all platforms. All errors of the file come at once; warnings are errors when the
+// check options say so.
+Result<void> Build::pass_checks(const LoadedDockerfile& loaded) {
+  const bool readable = !parser::has_errors(loaded.parsed.diagnostics);
+  const oci::Platform platform = first_platform();
+  ASSIGN_OR_RETURN(CheckReport report, run_checks({loaded.parsed, request_, platform, store_, readable ? &sources_.contexts : nullptr, false}));
+  std::set<std::string> rules;
+  size_t errors = 0;
+  for (Diagnostic& d : report.diagnostics) {
+    if (d.severity == Severity::kError) {
+      ++errors;
+    } else if (report.warnings_are_errors) {
+      if (!d.rule.empty()) rules.insert(d.rule);
+      d.severity = Severity::kError;
+    } else {
+      events_.diagnostic(d);
+    }
+  }
+  if (errors == 0 && (!report.warnings_are_errors || report.diagnostics.empty())) return {};
+  Error error(ErrorKind::kInvalidInput, errors == 0   ? "the Dockerfile does not pass its checks: " + join({rules.begin(), rules.end()}, ", ")
+                                        : errors == 1 ? "the Dockerfile has an error"
+                                                      : fmt::format("the Dockerfile has {} errors", errors));
+  for (Diagnostic& d : report.diagnostics) {
+    if (d.severity == Severity::kError) error = std::move(error).with_diagnostic(std::move(d));
+  }
+  return error;
+}
+
+Result<Plan> Build::plan(const LoadedDockerfile& loaded, const oci::Platform& platform) {
   const TraceSpan span("plan", "plan");
-  auto made = make_plan(dockerfile, request_, platform, resolver_);
+  auto made = make_plan(loaded.parsed.dockerfile, request_, platform, resolver_);
   for (const std::string& name : *lookups_.lock()) {
     VertexScope vertex(events_, "[internal] load metadata for " + name);
     if (made) vertex.done();
@@ -192,6 +217,11 @@ Result<Plan> Build::plan(const parser::Dockerfile& dockerfile, const oci::Platfo
   lookups_.lock()->clear();
   if (made) {
     for (const Diagnostic& d : made->warnings) events_.diagnostic(d);
+  }
+  // Now the store knows the base images. What the checks say of a plan that failed is still worth reading.
+  if (!std::exchange(checked_, true)) {
+    auto passed = pass_checks(loaded);
+    if (made && !passed) return std::move(passed).error();
   }
   return made;
 }
@@ -242,10 +272,10 @@ Result<void> Build::check_outputs() const {
 }
 
 // All of them before anything is executed: errors of any platform, and a missing emulator, are found here.
-Result<std::vector<Plan>> Build::plan_all(const parser::Dockerfile& dockerfile) {
+Result<std::vector<Plan>> Build::plan_all(const LoadedDockerfile& loaded) {
   std::vector<Plan> plans;
   for (const oci::Platform& platform : request_.platforms.empty() ? std::vector{oci::Platform::host()} : request_.platforms) {
-    ASSIGN_OR_RETURN(Plan made, plan(dockerfile, platform));
+    ASSIGN_OR_RETURN(Plan made, plan(loaded, platform));
     RETURN_IF_ERROR(internal::check_emulation(store_, made, stop_.get_token()));
     plans.push_back(std::move(made));
   }
@@ -334,12 +364,48 @@ Result<void> Build::send_out(const std::vector<PlatformImage>& images, BuildResu
   return {};
 }
 
+Result<LoadedDockerfile> Build::load() {
+  ASSIGN_OR_RETURN(LoadedDockerfile loaded, load_dockerfile(request_, sources_.contexts, events_));
+  if (parser::has_errors(loaded.parsed.diagnostics)) RETURN_IF_ERROR(pass_checks(loaded));
+  return loaded;
+}
+
+Result<parser::Dockerfile> Build::load_valid() {
+  ASSIGN_OR_RETURN(LoadedDockerfile loaded, load());
+  RETURN_IF_ERROR(find_target(loaded.parsed.dockerfile, request_.target));
+  return std::move(loaded.parsed.dockerfile);
+}
+
+Result<CheckReport> Build::check() {
+  ASSIGN_OR_RETURN(const LoadedDockerfile loaded, load_dockerfile(request_, sources_.contexts, events_));
+  if (!parser::has_errors(loaded.parsed.diagnostics)) RETURN_IF_ERROR(find_target(loaded.parsed.dockerfile, request_.target));
+  const oci::Platform platform = first_platform();
+  ASSIGN_OR_RETURN(CheckReport report, run_checks({loaded.parsed, request_, platform, store_, &sources_.contexts, true}));
+  report.path = loaded.path;
+  return report;
+}
+
+Result<parser::Mended> Build::mend(const CheckReport& report) {
+  const oci::Platform platform = first_platform();
+  ASSIGN_OR_RETURN(const bool other_frontend, names_frontend(request_));
+  std::optional<Error> failed;
+  const auto find = [&](const std::string& text) {
+    auto found = run_checks({parser::parse_dockerfile(report.file, text, other_frontend), request_, platform, store_, &sources_.contexts, true});
+    if (found) return std::move(found->diagnostics);
+    failed = std::move(found).error();
+    return std::vector<Diagnostic>();
+  };
+  parser::Mended mended = parser::mend_all(*report.text, report.file, find);
+  if (failed) return std::move(*failed);
+  return mended;
+}
+
 Result<std::string> Build::describe() {
   RETURN_IF_ERROR(parse_names());
-  ASSIGN_OR_RETURN(const parser::Dockerfile dockerfile, load_dockerfile(request_, sources_.contexts, events_));
+  ASSIGN_OR_RETURN(const LoadedDockerfile loaded, load());
   std::string text;
   for (const oci::Platform& platform : request_.platforms.empty() ? std::vector{oci::Platform::host()} : request_.platforms) {
-    ASSIGN_OR_RETURN(const Plan made, plan(dockerfile, platform));
+    ASSIGN_OR_RETURN(const Plan made, plan(loaded, platform));
     text += made.describe();
   }
   return text;
@@ -348,11 +414,11 @@ Result<std::string> Build::describe() {
 Result<BuildResult> Build::run() {
   RETURN_IF_ERROR(parse_names());
   RETURN_IF_ERROR(check_outputs());
-  ASSIGN_OR_RETURN(const parser::Dockerfile dockerfile, load_dockerfile(request_, sources_.contexts, events_));
-  RETURN_IF_ERROR(settle_epoch(request_, {dockerfile, sources_, resolver_}));
+  ASSIGN_OR_RETURN(const LoadedDockerfile loaded, load());
+  RETURN_IF_ERROR(settle_epoch(request_, {loaded.parsed.dockerfile, sources_, resolver_}));
   BuildResult result;
   std::vector<PlatformImage> images;
-  auto plans = plan_all(dockerfile);
+  auto plans = plan_all(loaded);
   if (!plans) return cancelled_or(std::move(plans).error());
   for (const Plan& made : *plans) {
     auto image = build_platform(made, result);
@@ -376,6 +442,22 @@ Result<BuildResult> build(layers::Store& store, const BuildRequest& request, Bui
 
 Result<std::string> describe_plan(layers::Store& store, const BuildRequest& request, BuildEvents& events) {
   return Build(store, request, events, {}).describe();
+}
+
+Result<CheckReport> check_build(layers::Store& store, const BuildRequest& request, BuildEvents& events) {
+  return Build(store, request, events, {}).check();
+}
+
+Result<MendedBuild> mend_build(layers::Store& store, const BuildRequest& request, BuildEvents& events) {
+  Build build(store, request, events, {});
+  MendedBuild out;
+  ASSIGN_OR_RETURN(out.before, build.check());
+  ASSIGN_OR_RETURN(out.after, build.mend(out.before));
+  return out;
+}
+
+Result<parser::Dockerfile> load_definition(layers::Store& store, const BuildRequest& request, BuildEvents& events) {
+  return Build(store, request, events, {}).load_valid();
 }
 
 }  // namespace lamina::builder

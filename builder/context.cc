@@ -55,9 +55,9 @@ class ContextOpener : public layers::FileOpener {
 
 class ContextTree : public SourceTree {
  public:
-  ContextTree(UniqueFd root, std::string name, parser::IgnoreList ignore,
+  ContextTree(std::shared_ptr<ContextOpener> opener, std::string name, parser::IgnoreList ignore,
               std::shared_ptr<DigestIndex> index)
-      : opener_(std::make_shared<ContextOpener>(std::move(root))),
+      : opener_(std::move(opener)),
         name_(std::move(name)),
         ignore_(std::move(ignore)),
         index_(std::move(index)) {}
@@ -137,6 +137,11 @@ class ContextTree : public SourceTree {
     const auto st = stat_of(path);
     if (!st || !*st) return {};
     return ignore_.file() + ":" + std::to_string(rule->line) + ": " + rule->text;
+  }
+
+  const parser::IgnoreList* ignore_list() const override { return ignore_.empty() ? nullptr : &ignore_; }
+  std::shared_ptr<const SourceTree> unfiltered() const override {
+    return std::make_shared<ContextTree>(opener_, name_, parser::IgnoreList(), index_);
   }
 
  private:
@@ -251,7 +256,7 @@ Result<std::shared_ptr<const SourceTree>> open_context(const std::string& direct
     return std::move(error).with_context("opening the build context " + directory);
   }
   return std::shared_ptr<const SourceTree>(std::make_shared<ContextTree>(
-      std::move(*root), std::move(name), std::move(ignore), std::move(index)));
+      std::make_shared<ContextOpener>(std::move(*root)), std::move(name), std::move(ignore), std::move(index)));
 }
 
 }  // namespace lamina::builder

@@ -242,7 +242,7 @@ Result<DockerfileText> Contexts::dockerfile_of_directory(const std::string& dire
   }
   if (!text) return std::move(text).error();
   dockerfile_path_ = path;
-  return DockerfileText{std::move(*text), starts(path, "./") ? path.substr(2) : path};
+  return DockerfileText{std::move(*text), starts(path, "./") ? path.substr(2) : path, path};
 }
 
 Result<DockerfileText> Contexts::dockerfile_inside(const Files& files) {
@@ -251,7 +251,7 @@ Result<DockerfileText> Contexts::dockerfile_inside(const Files& files) {
     ASSIGN_OR_RETURN(std::optional<std::string> text, read_inside(files.directory, name, kMaxDockerfile));
     if (!text) continue;
     dockerfile_inside_ = name;
-    return DockerfileText{std::move(*text), name};
+    return DockerfileText{std::move(*text), name, {}};
   }
   return Error(ErrorKind::kInvalidInput, fmt::format("there is no Dockerfile at {} in the context {}", printable(names.front()), shown(request_.context)))
       .with_note("-f FILE names it: a path in the context, or an absolute path of this machine");
@@ -262,13 +262,13 @@ Result<DockerfileText> Contexts::dockerfile() {
   if (wanted == "-" && request_.context != "-") {
     InputSource input(stop_);
     ASSIGN_OR_RETURN_WITH(std::string text, read_to_string(input, kMaxDockerfile), "reading the Dockerfile on standard input");
-    return DockerfileText{std::move(text), "-"};
+    return DockerfileText{std::move(text), "-", {}};
   }
   if (is_http_url(wanted)) {
     ASSIGN_OR_RETURN_WITH(RemoteFile file, files_.look_up(wanted, std::nullopt, {}), "reading the Dockerfile");
     ASSIGN_OR_RETURN(const std::string path, files_.path_of(wanted, file, {}));
     ASSIGN_OR_RETURN_WITH(std::string text, read_file(AT_FDCWD, path, kMaxDockerfile), "reading the Dockerfile");
-    return DockerfileText{std::move(text), shown(wanted)};
+    return DockerfileText{std::move(text), shown(wanted), {}};
   }
   ASSIGN_OR_RETURN(const ContextPlace place, parse_context(request_.context));
   const bool local = std::holds_alternative<DirectoryContext>(place);
@@ -276,7 +276,7 @@ Result<DockerfileText> Contexts::dockerfile() {
   ASSIGN_OR_RETURN(const std::shared_ptr<Files> files, files_of(""));
   if (!files->dockerfile) return dockerfile_inside(*files);
   if (!wanted.empty()) return Error(ErrorKind::kInvalidInput, fmt::format("{} is no archive, so it is a Dockerfile, and -f {} names another one", shown(request_.context), wanted));
-  return DockerfileText{*files->dockerfile, request_.context == "-" ? "-" : shown(request_.context)};
+  return DockerfileText{*files->dockerfile, request_.context == "-" ? "-" : shown(request_.context), {}};
 }
 
 // --- files ----------------------------------------------------------------------------------------

@@ -35,6 +35,7 @@ bool is_image_context(const std::string& text);
 struct DockerfileText {
   std::string text;
   std::string shown;  // the name in messages
+  std::string path;   // of a file that the user can change; empty for one that was fetched or read from standard input
 };
 
 // Each is opened when first needed; what was fetched is removed with this object. Any thread.

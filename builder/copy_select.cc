@@ -22,10 +22,7 @@ Error fail_at(const Step& step, SourceRange range, ErrorKind kind, std::string m
   d.range = range;
   d.message = message;
   d.notes = std::move(notes);
-  // A COPY continued over lines: the excerpt is that of the first line, so the place must be too.
-  if (range.line == step.instruction.range.line) {
-    d.line_text = step.line_text;
-  }
+  if (step.text) d.line_text = std::string(line_of(*step.text, range.line));
   return Error(kind, std::move(message)).with_diagnostic(std::move(d));
 }
 

@@ -204,6 +204,20 @@ Error at_instruction(const Step& step, Error error) {
   return std::move(error).with_diagnostic(std::move(d));
 }
 
+// Points at a flag of the instruction.
+Error at_flag(const Step& step, std::string_view name, Error error) {
+  for (const parser::Flag& flag : step.instruction.flags) {
+    if (flag.name != name || !step.text) continue;
+    Diagnostic d;
+    d.file = step.file;
+    d.range = flag.value_range;
+    d.line_text = std::string(line_of(*step.text, flag.value_range.line));
+    d.message = error.message();
+    return std::move(error).with_diagnostic(std::move(d));
+  }
+  return error;
+}
+
 Timestamp creation_time(const BuildRequest& request) {
   return request.source_date_epoch ? Timestamp{*request.source_date_epoch, 0} : now();
 }
@@ -285,7 +299,9 @@ Result<layers::LayerId> Executor::copy_files(const Step& step, const CopyStep& c
   placement.mode = copy.mode;
   if (!copy.chown.empty()) {
     const bool lenient = std::find(env_.request.compat.begin(), env_.request.compat.end(), "unknown-owner") != env_.request.compat.end();
-    ASSIGN_OR_RETURN(placement.owner, resolve_owner(copy.chown, reader_of(view), lenient));
+    auto owner = resolve_owner(copy.chown, reader_of(view), lenient);
+    if (!owner) return at_flag(step, "chown", std::move(owner).error());
+    placement.owner = *owner;
   }
   placement.created_time = creation_time(env_.request);
 

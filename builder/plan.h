@@ -97,6 +97,7 @@ struct Step {
   parser::Instruction instruction;
   std::string file;      // where the instruction stands: the Dockerfile, or the origin of a trigger
   std::string line_text; // for the excerpt
+  std::shared_ptr<const std::string> text;  // of that file, for excerpts of other lines
   std::variant<RunStep, CopyStep, WorkdirStep> body;
   std::vector<int> needs_stages;  // whose files it reads
   // COPY --link: layer and key have nothing to do with what lies below, so it need not be there yet.
@@ -144,6 +145,10 @@ struct Plan {
   const ResolvedImage* base_of(int stage) const;
   std::string describe() const;
 };
+
+// The index of the stage that --target means (a name, any case, or a number); the last one when it is empty. kInvalidInput
+// with the nearest name.
+Result<int> find_target(const parser::Dockerfile& dockerfile, const std::string& target);
 
 // Expands a parsed Dockerfile for one platform. Base images are resolved (metadata only). Errors carry
 // diagnostics: kInvalidInput for the Dockerfile, or what the resolver says.

@@ -97,25 +97,8 @@ Planner::Planner(const parser::Dockerfile& dockerfile, const BuildRequest& reque
   plan_.platform = platform;
 }
 
-Result<int> Planner::find_target() const {
-  if (request_.target.empty()) return static_cast<int>(dockerfile_.stages.size()) - 1;
-  const std::string wanted = to_lower(request_.target);
-  std::vector<std::string> names;
-  // The last stage of that name wins, as for later references.
-  for (int i = static_cast<int>(dockerfile_.stages.size()) - 1; i >= 0; --i) {
-    const std::string& name = dockerfile_.stages[static_cast<size_t>(i)].name;
-    if (name == wanted) return i;
-    if (!name.empty()) names.push_back(name);
-  }
-  if (const auto index = parse_uint(wanted); index && *index < dockerfile_.stages.size()) return static_cast<int>(*index);
-  Error error(ErrorKind::kInvalidInput, fmt::format("target stage \"{}\" could not be found", request_.target));
-  if (const auto near = nearest_name(wanted, names)) return std::move(error).with_note("did you mean " + *near + "?");
-  std::reverse(names.begin(), names.end());
-  return std::move(error).with_note(names.empty() ? "no stage has a name; add AS name to a FROM" : "the stages are: " + join(names, ", "));
-}
-
 Result<Plan> Planner::run() {
-  ASSIGN_OR_RETURN(plan_.target, find_target());
+  ASSIGN_OR_RETURN(plan_.target, find_target(dockerfile_, request_.target));
   const parser::Stage& target = dockerfile_.stages[static_cast<size_t>(plan_.target)];
   arguments_.emplace(request_, plan_.platform, target.name);
   RETURN_IF_ERROR(check_filters());
@@ -436,6 +419,8 @@ void Planner::add_step(StageScope& scope, const parser::Instruction& i, Step ste
   step.instruction = i;
   step.file = dockerfile_.file;
   step.line_text = std::string(line_of(*dockerfile_.text, i.range.line));
+  step.text = dockerfile_.text;
+  if (scope.in_trigger) step.instruction.flags.clear();  // their places are in the trigger's text
   if (!scope.stage.steps.empty()) {
     step.parent = scope.stage.steps.back();
   } else if (scope.stage.base_stage >= 0) {
@@ -530,6 +515,23 @@ std::string Plan::describe() const {
     }
   }
   return out;
+}
+
+Result<int> find_target(const parser::Dockerfile& dockerfile, const std::string& target) {
+  if (target.empty()) return static_cast<int>(dockerfile.stages.size()) - 1;
+  const std::string wanted = to_lower(target);
+  std::vector<std::string> names;
+  // The last stage of that name wins, as for later references.
+  for (int i = static_cast<int>(dockerfile.stages.size()) - 1; i >= 0; --i) {
+    const std::string& name = dockerfile.stages[static_cast<size_t>(i)].name;
+    if (name == wanted) return i;
+    if (!name.empty()) names.push_back(name);
+  }
+  if (const auto index = parse_uint(wanted); index && *index < dockerfile.stages.size()) return static_cast<int>(*index);
+  Error error(ErrorKind::kInvalidInput, fmt::format("target stage \"{}\" could not be found", target));
+  if (const auto near = nearest_name(wanted, names)) return std::move(error).with_note("did you mean " + *near + "?");
+  std::reverse(names.begin(), names.end());
+  return std::move(error).with_note(names.empty() ? "no stage has a name; add AS name to a FROM" : "the stages are: " + join(names, ", "));
 }
 
 Result<Plan> make_plan(const parser::Dockerfile& dockerfile, const BuildRequest& request, const oci::Platform& platform,

@@ -54,6 +54,9 @@ class SourceTree {
 
   // The ignore rule that hides an existing path, with its file and line; empty when none does.
   virtual std::string hidden_by(const std::string& /*path*/) const { return {}; }
+  // The ignore rules that hide paths, and the tree as it is without them; null when nothing is ever hidden.
+  virtual const parser::IgnoreList* ignore_list() const { return nullptr; }
+  virtual std::shared_ptr<const SourceTree> unfiltered() const { return nullptr; }
 };
 
 // The merged files of a stage or image.

@@ -54,7 +54,6 @@ class Planner {
   struct StageScope;  // the stage being evaluated
 
   Result<void> evaluate_global_args();
-  Result<int> find_target() const;
   Result<void> evaluate_stage(int index);
   Result<void> resolve_base(StageScope& scope);
   Result<void> start_from(StageScope& scope, const std::string& name, const oci::Platform& platform);
