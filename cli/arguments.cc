@@ -121,8 +121,8 @@ Result<void> find_epoch(builder::BuildRequest& request) {
 // What CLI11 fills for `build`; turned into a request when it is done.
 struct RawBuild {
   std::vector<std::string> build_args, labels, annotations, contexts, platforms, outputs, hosts, secrets, ssh, cache, cache_filters;
-  std::string pull, network, shm_size, progress, context;
-  bool load = false, ignored = false;
+  std::string pull, network, shm_size, progress, context, check, call, format;
+  bool load = false, ignored = false, fix = false;
 };
 
 void add_build_options(CLI::App& app, BuildOptions& o, RawBuild& raw) {
@@ -162,7 +162,11 @@ void add_build_options(CLI::App& app, BuildOptions& o, RawBuild& raw) {
   app.add_option("--metadata-file", o.metadata_file, "Write digests of the result to FILE (JSON)");
   app.add_option("--digest-file", o.digest_file, "Write the digest of the image's manifest to FILE");
   app.add_flag("--explain", o.explain, "Say for every step why it was run or taken from the cache");
-  app.add_flag("--dry-run", o.dry_run, "Print the plan, execute nothing");
+  app.add_flag("--dry-run", o.dry_run, "Print the plan, execute nothing; with --fix: change nothing");
+  app.add_option("--check", raw.check, "Check the Dockerfile, build nothing; --check=error: warnings are errors");
+  app.add_option("--call", raw.call, "check, outline or targets of the Dockerfile[,format=text|json|sarif]");
+  app.add_option("--format", raw.format, "Format of --check and --call: text, json, sarif");
+  app.add_flag("--fix", raw.fix, "With check: apply the safe mends to the Dockerfile and show the difference");
   app.add_flag("--rm,--force-rm", raw.ignored, "Accepted for compatibility: nothing is ever left behind")->group("");
   many("--cache-from,--cache-to", raw.cache, "Not supported");
 }
@@ -254,27 +258,83 @@ Result<void> fill_request(BuildOptions& o, const RawBuild& raw) {
 }
 
 // CLI11 reads "--pull ." as "--pull=." since the value is optional; docker's value needs "=".
-std::vector<std::string> settle_pull(std::vector<std::string> arguments) {
+std::vector<std::string> settle_optional_values(std::vector<std::string> arguments) {
   for (std::string& a : arguments) {
     if (a == "--pull") a = "--pull=always";
+    if (a == "--check") a = "--check=true";
   }
   return arguments;
 }
 
+Result<CallOptions::Format> parse_format(const std::string& text) {
+  if (text.empty() || text == "text") return CallOptions::Format::kText;
+  if (text == "json") return CallOptions::Format::kJson;
+  if (text == "sarif") return CallOptions::Format::kSarif;
+  return bad(fmt::format("format {} is not known: it is text, json or sarif", printable(text)));
+}
+
+// --call=check,format=json; as docker, the word "lint" is another name of check.
+Result<void> parse_call(const std::string& text, CallOptions& call, std::string& format) {
+  const std::vector<std::string> parts = split(text, ',');
+  if (parts[0] == "check" || parts[0] == "lint") {
+    call.what = CallOptions::What::kCheck;
+  } else if (parts[0] == "outline") {
+    call.what = CallOptions::What::kOutline;
+  } else if (parts[0] == "targets") {
+    call.what = CallOptions::What::kTargets;
+  } else {
+    Error error = bad(fmt::format("--call={}: it is build, check, outline or targets", printable(parts[0])));
+    if (const auto near = nearest_name(parts[0], {"build", "check", "outline", "targets"})) return std::move(error).with_note("did you mean " + *near + "?");
+    return error;
+  }
+  for (size_t i = 1; i < parts.size(); ++i) {
+    const auto [key, value] = key_value(parts[i]);
+    if (key != "format" || value.empty()) return bad(fmt::format("--call={}: {} is not known there", printable(text), printable(parts[i]))).with_note("write --call=outline,format=json");
+    format = value;
+  }
+  return {};
+}
+
+Result<void> fill_call(BuildOptions& o, const RawBuild& raw, bool check) {
+  CallOptions call;
+  std::string format = raw.format;
+  const bool wants_check = check || (!raw.check.empty() && raw.check != "false");
+  const bool wants_call = !raw.call.empty() && raw.call != "build";
+  if (wants_call) RETURN_IF_ERROR(parse_call(raw.call, call, format));
+  if (wants_check && call.what != CallOptions::What::kCheck) return bad(fmt::format("--check and --call={} ask for different things", printable(raw.call)));
+  if (!wants_check && !wants_call) {
+    if (!format.empty()) return bad("--format is for --check and --call");
+    if (raw.fix) return bad("--fix is for checks").with_note("build check --fix CONTEXT");
+    return {};
+  }
+  if (!raw.check.empty() && raw.check != "true" && raw.check != "false" && raw.check != "error") return bad(fmt::format("--check={}: it is --check or --check=error", printable(raw.check)));
+  call.warnings_are_errors = raw.check == "error";
+  ASSIGN_OR_RETURN(call.format, parse_format(format));
+  if (call.format == CallOptions::Format::kSarif && call.what != CallOptions::What::kCheck) return bad("the format sarif is for checks");
+  if (raw.fix && call.what != CallOptions::What::kCheck) return bad("--fix is for checks");
+  if (raw.fix && call.format != CallOptions::Format::kText) return bad("--fix shows a difference, which has no other format");
+  if (o.dry_run && !raw.fix) return bad("--dry-run has no meaning for a check without --fix: nothing is built or changed");
+  call.fix = raw.fix;
+  o.call = call;
+  return {};
+}
+
 }  // namespace
 
-Result<Parsed<BuildOptions>> parse_build(const std::vector<std::string>& arguments) {
+Result<Parsed<BuildOptions>> parse_build(const std::vector<std::string>& arguments, bool check) {
   Parsed<BuildOptions> parsed;
   RawBuild raw;
-  CLI::App app("Builds an image from a Dockerfile and a directory of files.", "build");
+  CLI::App app(check ? "Checks a Dockerfile and its context; builds nothing. Flags of a build may be given too." : "Builds an image from a Dockerfile and a directory of files.",
+               check ? "check" : "build");
   add_build_options(app, parsed.options, raw);
   add_common(app, parsed.options.common);
-  ASSIGN_OR_RETURN(parsed.help, run_parser(app, "build [flags] CONTEXT", settle_pull(arguments)));
+  ASSIGN_OR_RETURN(parsed.help, run_parser(app, check ? "build check [flags] CONTEXT" : "build [flags] CONTEXT", settle_optional_values(arguments)));
   if (parsed.help) {
-    parsed.help->text += overview();
+    if (!check) parsed.help->text += overview();
     return parsed;
   }
   RETURN_IF_ERROR(fill_request(parsed.options, raw));
+  RETURN_IF_ERROR(fill_call(parsed.options, raw, check));
   return parsed;
 }
 

@@ -21,6 +21,16 @@ struct CommonOptions {
 
 enum class ProgressMode { kAuto, kPlain, kTty, kQuiet, kRawJson };
 
+// What to say about the Dockerfile instead of building it: `build check`, --check, --call.
+struct CallOptions {
+  enum class What { kCheck, kOutline, kTargets };
+  enum class Format { kText, kJson, kSarif };
+  What what = What::kCheck;
+  Format format = Format::kText;
+  bool warnings_are_errors = false;  // --check=error
+  bool fix = false;                  // with BuildOptions::dry_run: only show what would change
+};
+
 struct BuildOptions {
   CommonOptions common;
   builder::BuildRequest request;
@@ -31,6 +41,7 @@ struct BuildOptions {
   std::string digest_file;
   bool explain = false;
   bool dry_run = false;
+  std::optional<CallOptions> call;
 };
 
 struct RunOptions {
@@ -76,7 +87,8 @@ struct Parsed {
 };
 
 // `arguments` without the program and the command. Errors are kInvalidInput, with the nearest flag as a note.
-Result<Parsed<BuildOptions>> parse_build(const std::vector<std::string>& arguments);
+// `check`: the command is `build check`, which has the same flags.
+Result<Parsed<BuildOptions>> parse_build(const std::vector<std::string>& arguments, bool check = false);
 Result<Parsed<RunOptions>> parse_run(const std::vector<std::string>& arguments);
 Result<Parsed<ImageOptions>> parse_image_command(const std::string& command, const std::vector<std::string>& arguments);
 

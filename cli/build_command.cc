@@ -10,7 +10,6 @@
 #include "base/trace.h"
 #include "cli/commands.h"
 #include "cli/progress.h"
-#include "parser/instructions.h"
 
 namespace lamina::cli {
 
@@ -66,6 +65,7 @@ int build_command(const std::vector<std::string>& arguments, const Session& sess
     return 0;
   }
   BuildOptions& options = parsed->options;
+  if (options.call) return call_command(options, session);
   if (options.common.debug) print_error(fmt::format("isolation: {}\n", to_string(session.isolation)));
   if (!options.common.trace_file.empty()) start_trace();
   auto store = layers::Store::open(store_path(options.common, session.isolation == builder::Isolation::kRoot));
@@ -88,24 +88,6 @@ int build_command(const std::vector<std::string>& arguments, const Session& sess
   if (options.progress != ProgressMode::kQuiet && options.progress != ProgressMode::kRawJson) print_error(summary(*result));
   if (!uses_stdout(options.request)) print(result->image_id.text() + "\n");
   return 0;
-}
-
-// Examines the Dockerfile only; the same flags as build, so that a call can be turned into a check.
-int check_command(const std::vector<std::string>& arguments) {
-  auto parsed = parse_build(arguments);
-  if (!parsed) return report(parsed.error());
-  if (parsed->help) {
-    print(parsed->help->text);
-    return 0;
-  }
-  const builder::BuildRequest& request = parsed->options.request;
-  const std::string path = request.dockerfile.empty() ? request.context + "/Dockerfile" : request.dockerfile;
-  auto text = path == "-" ? read_fd(STDIN_FILENO) : read_file(AT_FDCWD, path);
-  if (!text) return report(Error(ErrorKind::kInvalidInput, text.error().message()));
-  const parser::ParsedDockerfile dockerfile = parser::parse_dockerfile(path, std::move(*text));
-  for (const Diagnostic& d : dockerfile.diagnostics) print(d.render() + "\n");
-  if (dockerfile.diagnostics.empty()) print("Check complete, no warnings found.\n");
-  return parser::has_errors(dockerfile.diagnostics) ? 2 : dockerfile.diagnostics.empty() ? 0 : 1;
 }
 
 }  // namespace lamina::cli

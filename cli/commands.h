@@ -27,7 +27,9 @@ struct Session {
 };
 
 int build_command(const std::vector<std::string>& arguments, const Session& session);
-int check_command(const std::vector<std::string>& arguments);
+int check_command(const std::vector<std::string>& arguments, const Session& session);
+// --check and --call, the command line being read.
+int call_command(const BuildOptions& options, const Session& session);
 int run_command(const std::vector<std::string>& arguments, const Session& session);
 int image_command(const std::string& command, const std::vector<std::string>& arguments, const Session& session);
 int version_command(const std::vector<std::string>& arguments);

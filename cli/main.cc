@@ -118,7 +118,7 @@ int run(int argc, char** argv) {
     arguments = {"--help"};
   }
   Session session;
-  if (command == "check") return check_command(arguments);
+  if (command == "check") return check_command(arguments, session);
   if (needs_store(command) && !wants_help(arguments)) {
     auto isolation = builder::enter_user_namespace(argc, argv);
     if (!isolation) return report(isolation.error());

@@ -177,6 +177,7 @@ class QuietProgress : public Tracked {
     logs_.erase(id);
   }
   void output(int id, OutputStream, std::string_view bytes) override { logs_[id] += bytes; }
+  void diagnostic(const Diagnostic&) override {}  // as docker: what only may be wrong is no news here
   void progress(int, const std::string&, uint64_t, uint64_t) override {}
   void finish(bool) override { put(fd_, end_report()); }
 

@@ -6,6 +6,7 @@
 
 #include "cli/arguments.h"
 #include "cli/commands.h"
+#include "cli/table.h"
 #include "layers/store.h"
 #include "registry/client.h"
 
@@ -13,8 +14,6 @@ namespace lamina::cli {
 
 // To standard output.
 void print(const std::string& text);
-// Columns as wide as their widest cell.
-std::string table(const std::vector<std::vector<std::string>>& rows);
 // Credentials, hosts and warnings as the command line says.
 registry::ClientOptions client_options(const ImageOptions& o, const Session& session);
 
