@@ -87,7 +87,7 @@ class Build {
 
  private:
   Result<LoadedDockerfile> load();
-  Result<void> pass_checks(const LoadedDockerfile& loaded);
+  Result<void> pass_checks(const LoadedDockerfile& loaded, const oci::Platform& platform);
   oci::Platform first_platform() const { return request_.platforms.empty() ? oci::Platform::host() : request_.platforms.front(); }
   Result<void> parse_names();
   Result<Plan> plan(const LoadedDockerfile& loaded, const oci::Platform& platform);
@@ -117,7 +117,7 @@ class Build {
   BuildSources sources_;
   std::vector<oci::Reference> tags_;
   std::vector<oci::Reference> push_names_;
-  bool checked_ = false;
+  std::set<std::string> told_;  // warnings of the checks
   int first_vertex_ = 0;
   ThreadPool pool_;
   // Digests and compression of finished layers, while later steps run. They wait for tasks of pool_, so
@@ -179,11 +179,10 @@ bool Build::pushes_docker_types() const {
   });
 }
 
-// Tells what the checks find, once for all platforms. All errors of the file come at once; warnings are errors when the
-// check options say so.
-Result<void> Build::pass_checks(const LoadedDockerfile& loaded) {
+// Tells what the checks find; what was told for one platform is not told again for another. All errors of the file come
+// at once; warnings are errors when the check options say so.
+Result<void> Build::pass_checks(const LoadedDockerfile& loaded, const oci::Platform& platform) {
   const bool readable = !parser::has_errors(loaded.parsed.diagnostics);
-  const oci::Platform platform = first_platform();
   ASSIGN_OR_RETURN(CheckReport report, run_checks({loaded.parsed, request_, platform, store_, readable ? &sources_.contexts : nullptr, false}));
   std::set<std::string> rules;
   size_t errors = 0;
@@ -193,7 +192,7 @@ Result<void> Build::pass_checks(const LoadedDockerfile& loaded) {
     } else if (report.warnings_are_errors) {
       if (!d.rule.empty()) rules.insert(d.rule);
       d.severity = Severity::kError;
-    } else {
+    } else if (told_.insert(d.render()).second) {
       events_.diagnostic(d);
     }
   }
@@ -219,10 +218,8 @@ Result<Plan> Build::plan(const LoadedDockerfile& loaded, const oci::Platform& pl
     for (const Diagnostic& d : made->warnings) events_.diagnostic(d);
   }
   // Now the store knows the base images. What the checks say of a plan that failed is still worth reading.
-  if (!std::exchange(checked_, true)) {
-    auto passed = pass_checks(loaded);
-    if (made && !passed) return std::move(passed).error();
-  }
+  auto passed = pass_checks(loaded, platform);
+  if (made && !passed) return std::move(passed).error();
   return made;
 }
 
@@ -366,7 +363,7 @@ Result<void> Build::send_out(const std::vector<PlatformImage>& images, BuildResu
 
 Result<LoadedDockerfile> Build::load() {
   ASSIGN_OR_RETURN(LoadedDockerfile loaded, load_dockerfile(request_, sources_.contexts, events_));
-  if (parser::has_errors(loaded.parsed.diagnostics)) RETURN_IF_ERROR(pass_checks(loaded));
+  if (parser::has_errors(loaded.parsed.diagnostics)) RETURN_IF_ERROR(pass_checks(loaded, first_platform()));
   return loaded;
 }
 

@@ -305,13 +305,6 @@ Result<void> Planner::start_from(StageScope& scope, const std::string& name, con
   } else {
     ASSIGN_OR_RETURN(stage.base_image, add_image(name, platform, i, std::get<parser::From>(i.body).image.range));
     stage.config = plan_.images[static_cast<size_t>(stage.base_image)].config;
-    const oci::Platform& actual = stage.config.platform;
-    if (actual.os != platform.os || actual.architecture != platform.architecture) {
-      Diagnostic d = parser::diagnostic_at(dockerfile_, Severity::kWarning, std::get<parser::From>(i.body).image.range,
-                                           fmt::format("the base image {} is for {}, expected {}", name, actual.text(), platform.text()));
-      d.rule = "InvalidBaseImagePlatform";
-      plan_.warnings.push_back(std::move(d));
-    }
     stage.config.created.clear();
     for (const oci::HistoryEntry& h : stage.config.history) stage.history.push_back({h, -1});
     if (!stage.config.env_value("PATH")) stage.config.set_env("PATH", kDefaultPath);

@@ -108,7 +108,7 @@ COPY --from=cross /made /
         self.dockerfile("ARG P\nFROM --platform=$P BUSYBOX\n")
         self.assertRegex(self.fails(2, "build", self.context).err, r"Dockerfile:2:\d+: error: the platform \(\$P\) is empty")
         self.dockerfile("FROM BUSYBOX\n")
-        self.assertIn("is for linux/amd64, expected linux/s390x", self.build("--platform=linux/s390x").err)
+        self.assertIn("was pulled with platform \"linux/amd64\", expected \"linux/s390x\"", self.build("--platform=linux/s390x").err)
 
 
 class Foreign(TestCase):
