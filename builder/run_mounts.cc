@@ -9,18 +9,15 @@
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
-#include <cstdlib>
 #include <thread>
 
 #include "base/text.h"
+#include "builder/secrets.h"
 #include "layers/snapshot.h"
 
 namespace lamina::builder::internal {
 
 namespace {
-
-// BuildKit's cap. A secret lives in memory several times.
-constexpr uint64_t kMaxSecret = 500 * 1024;
 
 bool has_owner(const parser::Mount& m) { return m.mode || m.uid || m.gid; }
 
@@ -72,24 +69,13 @@ void RunMounts::add_file(const std::string& target, std::string content, uint32_
 }
 
 Result<void> RunMounts::add_secret(const parser::Mount& m) {
-  const SecretSpec* found = nullptr;
-  for (const SecretSpec& s : request_.secrets) {
-    if (s.id == m.id) found = &s;
-  }
-  if (found == nullptr) {
+  ASSIGN_OR_RETURN(std::optional<std::string> given, read_secret(request_, m.id));
+  if (!given) {
     if (!m.required) return {};
     return Error(ErrorKind::kNotFound, fmt::format("the secret {} is required and was not given", m.id))
         .with_note(fmt::format("pass it with --secret id={},src=FILE", m.id));
   }
-  std::string value;
-  if (!found->env.empty()) {
-    const char* text = std::getenv(found->env.c_str());  // NOLINT(concurrency-mt-unsafe): nobody sets
-    if (text == nullptr) return Error(ErrorKind::kNotFound, fmt::format("the environment variable {} of the secret {} is not set", found->env, m.id));
-    value = text;
-  } else {
-    ASSIGN_OR_RETURN_WITH(value, read_file(AT_FDCWD, found->file, kMaxSecret), "reading the secret " + m.id);
-  }
-  if (value.size() > kMaxSecret) return Error(ErrorKind::kInvalidInput, fmt::format("the secret {} is larger than 500 KB", m.id));
+  std::string value = std::move(*given);
   if (m.env) environment.emplace_back(*m.env, value);
   if (!m.target.empty()) add_file(m.target, std::move(value), m.mode.value_or(0400), m.uid.value_or(0), m.gid.value_or(0));
   return {};
@@ -97,12 +83,7 @@ Result<void> RunMounts::add_secret(const parser::Mount& m) {
 
 Result<void> RunMounts::add_ssh(const parser::Mount& m) {
   const int number = ssh_mounts_++;
-  const SshSpec* found = nullptr;
-  for (const SshSpec& s : request_.ssh) {
-    if (s.id == m.id) found = &s;
-  }
-  const char* agent = std::getenv("SSH_AUTH_SOCK");  // NOLINT(concurrency-mt-unsafe): nobody sets
-  const std::string path = found == nullptr ? "" : !found->path.empty() ? found->path : agent != nullptr ? agent : "";
+  const std::string path = ssh_agent_socket(request_, m.id);
   if (path.empty()) {
     if (!m.required) return {};
     return Error(ErrorKind::kNotFound, fmt::format("the ssh agent {} is required and was not given", m.id))

@@ -10,7 +10,8 @@
 namespace lamina::builder {
 
 namespace {
-constexpr uint64_t kMaxSecret = 500 * 1024;  // BuildKit's limit
+// BuildKit's cap. A secret lives in memory several times.
+constexpr uint64_t kMaxSecret = 500 * 1024;
 }
 
 Result<std::optional<std::string>> read_secret(const BuildRequest& request, const std::string& id) {
@@ -22,7 +23,9 @@ Result<std::optional<std::string>> read_secret(const BuildRequest& request, cons
   if (!found->env.empty()) {
     const char* text = std::getenv(found->env.c_str());  // NOLINT(concurrency-mt-unsafe): nobody sets
     if (text == nullptr) return Error(ErrorKind::kNotFound, fmt::format("the environment variable {} of the secret {} is not set", found->env, id));
-    return std::optional<std::string>(text);
+    std::string value = text;
+    if (value.size() > kMaxSecret) return Error(ErrorKind::kInvalidInput, fmt::format("the secret {} is larger than 500 KB", id));
+    return std::optional<std::string>(std::move(value));
   }
   ASSIGN_OR_RETURN_WITH(std::string value, read_file(AT_FDCWD, found->file, kMaxSecret), "reading the secret " + id);
   return std::optional<std::string>(std::move(value));
