@@ -26,6 +26,9 @@ function(lamina_library room)
                                        PRIVATE ${ARG_PRIVATE_DEPENDS})
 endfunction()
 
+# Everything that ctest -L unit runs.
+add_custom_target(unit_tests)
+
 # lamina_test(room SOURCES a_test.cc …) makes <room>_tests and registers it with CTest.
 function(lamina_test room)
   cmake_parse_arguments(ARG "" "" "SOURCES;DEPENDS;LABELS" ${ARGN})
@@ -33,6 +36,7 @@ function(lamina_test room)
   target_link_libraries(${room}_tests PRIVATE lamina_${room} lamina_test_main ${ARG_DEPENDS})
   target_compile_definitions(${room}_tests PRIVATE
     LAMINA_TESTDATA="${PROJECT_SOURCE_DIR}/testdata" LAMINA_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
+  add_dependencies(unit_tests ${room}_tests)
   add_test(NAME unit.${room} COMMAND ${room}_tests)
   set_tests_properties(unit.${room} PROPERTIES LABELS "unit;${ARG_LABELS}" TIMEOUT 300)
 endfunction()
