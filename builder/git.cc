@@ -23,17 +23,6 @@ namespace {
 
 using Settings = std::vector<std::pair<std::string, std::string>>;
 
-std::string base64(std::string_view bytes) {
-  static constexpr std::string_view kDigits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-  std::string out;
-  for (size_t i = 0; i < bytes.size(); i += 3) {
-    uint32_t group = 0;
-    for (size_t k = 0; k < 3; ++k) group = group << 8 | (i + k < bytes.size() ? static_cast<unsigned char>(bytes[i + k]) : 0U);
-    for (size_t k = 0; k < 4; ++k) out += i + k <= bytes.size() ? kDigits[group >> (18 - 6 * k) & 63] : '=';
-  }
-  return out;
-}
-
 const char* environment(const char* name) { return std::getenv(name); }  // NOLINT(concurrency-mt-unsafe): nobody sets
 
 // For a shell: GIT_SSH_COMMAND is run by one.
@@ -179,7 +168,7 @@ class GitRepositories::Session {
         ASSIGN_OR_RETURN(const auto secret, read_secret(owner_.request_, id));
         if (!secret) continue;
         const std::string value(trim(*secret));
-        header = id.compare(0, 14, "GIT_AUTH_TOKEN") == 0 ? "basic " + base64("x-access-token:" + value) : value;
+        header = id.compare(0, 14, "GIT_AUTH_TOKEN") == 0 ? "basic " + encode_base64("x-access-token:" + value) : value;
         break;
       }
       if (header) {
