@@ -55,8 +55,7 @@ def images(b, place, base, n):
     for at in range(0, n, 500):
         tags = [t for i in range(at, min(n, at + 500)) for t in ("-t", "image%d:v" % i)]
         b.call("build", "-q", *tags, place + "-many")
-    _write(place, workloads.SEVEN, base)
-    os.mkdir(place + "/src")
+    _write(place, "FROM BASE\nWORKDIR /app\nCOPY Dockerfile .\nRUN ls -l > list\n", base)
     return place
 
 

@@ -20,6 +20,17 @@ class Deep(TestCase):
         self.assertEqual(len(os.listdir(rootfs + "/d")), 520)
 
 
+class Records(TestCase):
+    def test_copies_from_stages_one_after_the_other_are_all_cached(self):
+        stages = "".join("FROM %s AS s%d\nRUN echo %d > /x\n" % (busybox(), i, i) for i in range(4))
+        self.dockerfile(stages + "FROM %s\n" % busybox() + "".join("COPY --from=s%d /x /x%d\n" % (i, i) for i in range(4)) + "RUN cat /x*\n")
+        first = self.build("-t", "chain", "--progress=plain")
+        for _ in range(2):
+            again = self.build("-t", "chain", "--progress=plain")
+            self.assertIn("all 9 steps were cached", again.err)
+            self.assertEqual(again.out, first.out)
+
+
 class Threads(TestCase):
     def fill(self):
         r = __import__("random").Random(7)
