@@ -115,11 +115,11 @@ class Sandbox(TestCase):
 class RunCommand(TestCase):
     def setUp(self):
         super().setUp()
-        self.dockerfile('FROM BUSYBOX\nENV A=image\nWORKDIR /work\nENTRYPOINT ["sh", "-c"]\nCMD ["echo $A $(pwd)"]\n')
+        self.dockerfile('FROM BUSYBOX\nENV A=image\nWORKDIR /job\nENTRYPOINT ["sh", "-c"]\nCMD ["echo $A $(pwd)"]\n')
         self.build("-t", "x")
 
     def test_command_and_environment(self):
-        self.assertEqual(self.run_in("x"), "image /work\n")
+        self.assertEqual(self.run_in("x"), "image /job\n")
         self.assertEqual(self.ok("run", "--rm", "-e", "A=given", "-w", "/tmp", "x", "echo $A $(pwd)").out, "given /tmp\n")
 
     def test_exit_code_is_passed_through(self):
@@ -138,8 +138,8 @@ class RunCommand(TestCase):
         self.fails(1, "run", "-v", data + ":/data:ro", "x", "touch /data/new 2>/dev/null")
 
     def test_what_it_writes_is_thrown_away(self):
-        self.ok("run", "x", "touch /work/new")
-        self.assertEqual(self.run_in("x", "ls /work"), "")
+        self.ok("run", "x", "touch /job/new")
+        self.assertEqual(self.run_in("x", "ls /job"), "")
 
     def test_user(self):
         if AS == "single":
