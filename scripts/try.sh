@@ -5,7 +5,7 @@ cd "$(dirname "$0")/.."
 
 scripts/setup.sh
 cmake --preset release >/dev/null
-cmake --build --preset release
+cmake --build --preset release --target build
 build=build/release/cli/build
 
 # The base image: the machine's static busybox on an empty file system.
