@@ -5,26 +5,12 @@
 #include "parser/instructions.h"
 #include "parser/internal/json_array.h"
 #include "parser/internal/typing.h"
+#include "tests/parser/outcome.h"
 
 using namespace lamina;
 using namespace lamina::parser;
 
 namespace {
-
-std::string outcome(const std::string& text) {
-  const auto parsed = parse_tree("D", text);
-  for (const Diagnostic& d : parsed.diagnostics) {
-    if (d.severity == Severity::kError) return "error: " + d.message;
-  }
-  return std::string(trim(dump(parsed.tree)));
-}
-
-std::string first_error(const std::string& text) {
-  for (const Diagnostic& d : parse_dockerfile("D", text).diagnostics) {
-    if (d.severity == Severity::kError) return d.message;
-  }
-  return "";
-}
 
 // "NAME" for each heredoc, with "-" before it when tabs are taken off and "!" when it is not expanded.
 std::string heredocs(const std::string& line) {
