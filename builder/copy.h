@@ -58,6 +58,8 @@ parser::Word literal_path(const std::string& path, SourceRange range);
 
 // The inputs that identify the content: names, types, modes, owners, link targets, xattrs, bytes; no times.
 void add_selection_inputs(const Selection& selection, KeyInputs& inputs);
+// Attributes of the selected directories themselves, which COPY does not take over but a mount shows.
+void add_root_inputs(const Selection& selection, const std::string& prefix, KeyInputs& inputs);
 
 struct Placement {
   std::optional<Owner> owner;                  // --chown

@@ -206,6 +206,9 @@ class Placer {
     std::erase_if(entries_, [&](const auto& item) {
       return item.first == path || item.first.compare(0, prefix.size(), prefix) == 0;
     });
+    std::erase_if(inodes_, [&](const auto& item) {
+      return item.first == path || item.first.compare(0, prefix.size(), prefix) == 0;
+    });
     replaced_.insert(path);
   }
 
@@ -226,7 +229,10 @@ class Placer {
         entry.opener = source.tree->opener();
         entry.source_path = file.path;
       }
-      if (file.info.nlink > 1) links_[{file.info.device, file.info.inode}].push_back(path);
+      if (file.info.nlink > 1) {
+        inodes_[path] = {file.info.device, file.info.inode};
+        links_[inodes_[path]].push_back(path);
+      }
     }
     entries_[path] = std::move(entry);
     return {};
@@ -255,7 +261,9 @@ class Placer {
       paths.erase(std::unique(paths.begin(), paths.end()), paths.end());
       std::erase_if(paths, [&](const std::string& p) {
         const auto it = entries_.find(p);
-        return it == entries_.end() || it->second.type != EntryType::kFile;
+        if (it == entries_.end() || it->second.type != EntryType::kFile) return true;
+        const auto now = inodes_.find(p);  // another source may have put another file there
+        return now == inodes_.end() || now->second != inode;
       });
       for (size_t i = 1; i < paths.size(); ++i) {
         Entry& entry = entries_.at(paths[i]);
@@ -274,7 +282,9 @@ class Placer {
   std::map<std::string, Entry, PathLess> entries_;
   std::set<std::string> replaced_;
   bool unpacking_ = false;
-  std::map<std::pair<uint64_t, uint64_t>, std::vector<std::string>> links_;
+  using Inode = std::pair<uint64_t, uint64_t>;             // device, number
+  std::map<Inode, std::vector<std::string>> links_;        // every path at which a file with several names was put
+  std::map<std::string, Inode> inodes_;                    // what stands at a path now
   std::shared_ptr<const std::string> empty_ = std::make_shared<const std::string>();
 };
 

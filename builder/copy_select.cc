@@ -433,6 +433,12 @@ void add_selection_inputs(const Selection& selection, KeyInputs& inputs) {
   }
 }
 
+void add_root_inputs(const Selection& selection, const std::string& prefix, KeyInputs& inputs) {
+  for (const SelectedSource& source : selection.sources) {
+    if (source.directory && !source.files.empty()) inputs.add(prefix + "root", content_value(source.files.front()));
+  }
+}
+
 Result<SelectedSource> select_whole_tree(std::shared_ptr<const SourceTree> tree, std::string named, const std::vector<std::string>& excludes) {
   const Step step;
   CopyStep copy;

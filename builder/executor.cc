@@ -152,10 +152,15 @@ Result<Outcome> Executor::record(const Step& step, const KeyInputs& inputs, laye
   outcome.key = inputs.key();
   outcome.why = step.no_cache ? "the cache was not asked" : records_.explain_miss(inputs, step.identity);
   const Timestamp created = env_.request.source_date_epoch ? Timestamp{*env_.request.source_date_epoch, 0} : now();
-  // Executed once more: steps on top may keep their records only if it came to the same files.
-  if (const auto before = records_.last(outcome.key); before && before->layer != layer) {
-    ASSIGN_OR_RETURN(const bool same, same_files(before->layer, layer));
+  // Executed once more: steps on top may keep their records only if it came to the same files. What a command leaves
+  // behind its key does not tell, so its chain is never the bare key: the record of the first execution may be gone
+  // (prune) while those of steps on top are still there.
+  const std::string own_chain = std::holds_alternative<RunStep>(step.body) && !layer.empty() ? sha256_hex(outcome.key + "\n" + layer.value) : outcome.key;
+  if (const auto before = records_.last(outcome.key)) {
+    ASSIGN_OR_RETURN(const bool same, before->layer == layer ? Result<bool>(true) : same_files(before->layer, layer));
     outcome.key = same ? before->chain : sha256_hex(outcome.key + "\n" + layer.value);
+  } else {
+    outcome.key = own_chain;
   }
   outcome.record = {std::move(layer), format_rfc3339(created), outcome.key};
   RETURN_IF_ERROR(records_.put(inputs, outcome.record, step.identity));
@@ -176,7 +181,8 @@ Result<layers::LayerId> Executor::squash_stage(int stage) {
   const ResolvedImage* base = env_.plan.base_of(stage);
   const size_t below = base == nullptr ? 0 : base->layers.size();
   if (all.size() == below) return layers::LayerId{};
-  ASSIGN_OR_RETURN(const std::vector<std::string> directories, snapshots(all, stage));
+  // One directory a layer: those of the base and our own are told apart by their number.
+  ASSIGN_OR_RETURN(const std::vector<std::string> directories, env_.store.single_snapshots(all, env_.pool, base == nullptr ? nullptr : base->remote.get()));
   const auto own = directories.begin() + static_cast<ptrdiff_t>(below);
   ASSIGN_OR_RETURN(const std::shared_ptr<layers::RootfsView> view, layers::RootfsView::open({directories.begin(), own}));
   ASSIGN_OR_RETURN(const layers::EntryList entries, internal::squash({own, directories.end()}, *view));
@@ -247,6 +253,10 @@ Result<Outcome> Executor::execute_body(const Step& step, const WorkdirStep& work
 
 // --- COPY and ADD ---------------------------------------------------------------------------------
 
+bool Executor::lenient_owners() const {
+  return std::find(env_.request.compat.begin(), env_.request.compat.end(), "unknown-owner") != env_.request.compat.end();
+}
+
 Result<Outcome> Executor::execute_body(const Step& step, const CopyStep& copy) {
   KeyInputs inputs = common_inputs(step, copy.is_add ? "ADD" : "COPY");
   inputs.add("destination", copy.destination);
@@ -254,6 +264,7 @@ Result<Outcome> Executor::execute_body(const Step& step, const CopyStep& copy) {
   inputs.add("chmod", copy.chmod);
   inputs.add("options", fmt::format("link={} parents={} unpack={} if-exists={}", copy.link, copy.parents, copy.unpack, copy.if_exists));
   if (copy.unpack_remote) inputs.add("unpack", "remote files too");
+  if (!copy.chown.empty() && lenient_owners()) inputs.add("compat", "unknown-owner");
   for (const std::string& exclude : copy.excludes) inputs.add("exclude", exclude);
 
   // Files of a stage whose own steps are known to be the same need not be read at all.
@@ -263,7 +274,10 @@ Result<Outcome> Executor::execute_body(const Step& step, const CopyStep& copy) {
     by_definition.add("from", source_key);
     for (const parser::Word& source : copy.sources) by_definition.add("path", source.text);
     for (const auto& [name, content] : copy.inline_files) by_definition.add("heredoc:" + name, sha256_hex(content));
-    if (auto hit = recorded(step, by_definition)) return std::move(*hit);
+    // With --strict the sources are looked at, for what it makes an error.
+    if (!env_.request.strict) {
+      if (auto hit = recorded(step, by_definition)) return std::move(*hit);
+    }
   }
 
   ASSIGN_OR_RETURN(std::vector<RemotePart> remotes, look_up_remotes(step, copy));
@@ -298,8 +312,7 @@ Result<layers::LayerId> Executor::copy_files(const Step& step, const CopyStep& c
   Placement placement;
   placement.mode = copy.mode;
   if (!copy.chown.empty()) {
-    const bool lenient = std::find(env_.request.compat.begin(), env_.request.compat.end(), "unknown-owner") != env_.request.compat.end();
-    auto owner = resolve_owner(copy.chown, reader_of(view), lenient);
+    auto owner = resolve_owner(copy.chown, reader_of(view), lenient_owners());
     if (!owner) return at_flag(step, "chown", std::move(owner).error());
     placement.owner = *owner;
   }
@@ -346,6 +359,7 @@ Result<Outcome> Executor::execute_body(const Step& step, const RunStep& run) {
   if (run.insecure) inputs.add("security", "insecure");
   for (const auto& [name, address] : env_.request.extra_hosts) inputs.add("host " + name, "");
   for (const std::string& limit : env_.request.ulimits) inputs.add("ulimit", limit);
+  if (env_.request.shm_size_bytes != BuildRequest().shm_size_bytes) inputs.add("size of /dev/shm", std::to_string(env_.request.shm_size_bytes));
   for (const PlannedDevice& device : run.devices) inputs.add("device " + device.name, join(device.edits.names, " "));
 
   // Mounted files of a stage whose own steps are known to be the same need not be read at all.
@@ -395,6 +409,8 @@ Result<void> Executor::add_mount_inputs(const Step& step, const RunStep& run, bo
     ASSIGN_OR_RETURN(const std::shared_ptr<const SourceTree> tree, tree_of(planned.from, step.stage));
     ASSIGN_OR_RETURN(const Selection selection, select_sources(everything, step, tree, env_.pool));
     add_selection_inputs(selection, inputs);
+    // A stage's directory is mounted as it is, with its own attributes; a context's files are laid out anew.
+    if (!key.empty()) add_root_inputs(selection, prefix, inputs);
   }
   return {};
 }

@@ -80,6 +80,7 @@ class Executor {
   Result<bool> same_files(const layers::LayerId& a, const layers::LayerId& b);
   Result<layers::LayerId> add_layer(const Step& step, const layers::EntryList& entries);
 
+  bool lenient_owners() const;  // --compat unknown-owner
   Result<Outcome> execute_body(const Step& step, const RunStep& run);
   Result<Outcome> execute_body(const Step& step, const CopyStep& copy);
   Result<Outcome> execute_body(const Step& step, const WorkdirStep& workdir);

@@ -389,7 +389,7 @@ Result<void> Planner::check_filters() const {
 
 bool Planner::filtered(const StageScope& scope, const parser::Instruction& i) const {
   return std::any_of(request_.no_cache_filter.begin(), request_.no_cache_filter.end(), [&](const CacheFilter& filter) {
-    const bool stage = filter.stage.empty() || to_lower(filter.stage) == scope.stage.name || filter.stage == std::to_string(scope.stage.index);
+    const bool stage = filter.stage.empty() || to_lower(filter.stage) == scope.stage.name || parse_uint(filter.stage) == static_cast<uint64_t>(scope.stage.index);
     return stage && i.range.line <= filter.last_line && i.range.end_line >= filter.first_line;
   });
 }

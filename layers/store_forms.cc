@@ -210,6 +210,11 @@ Result<std::string> Store::Impl::unpack(std::span<const LayerId> stack, size_t a
 }
 
 Result<std::vector<std::string>> Store::snapshots(std::span<const LayerId> stack, ThreadPool& pool, oci::BlobSource* remote) {
+  ASSIGN_OR_RETURN(std::vector<std::string> made, single_snapshots(stack, pool, remote));
+  return impl_->shallow(stack, std::move(made));
+}
+
+Result<std::vector<std::string>> Store::single_snapshots(std::span<const LayerId> stack, ThreadPool& pool, oci::BlobSource* remote) {
   std::vector<std::string> made(stack.size());
   std::vector<std::shared_future<Result<std::string>>> futures(stack.size());
   const std::vector<LayerId> ids(stack.begin(), stack.end());
@@ -219,7 +224,7 @@ Result<std::vector<std::string>> Store::snapshots(std::span<const LayerId> stack
     made[i] = impl_->find_snapshot(ids, i);
     complete = complete && !made[i].empty();
   }
-  if (complete) return impl_->shallow(ids, std::move(made));
+  if (complete) return made;
   // Bottom first: a task waits for tasks before it only, which have started then.
   for (size_t i = 0; i < ids.size(); ++i) {
     if (!made[i].empty()) continue;
@@ -237,7 +242,11 @@ Result<std::vector<std::string>> Store::snapshots(std::span<const LayerId> stack
       ASSIGN_OR_RETURN(std::shared_ptr<RootfsView> view, RootfsView::open(directories));
       return std::shared_ptr<const RootfsView>(std::move(view));
     };
-    futures[i] = pool.submit([this, &ids, i, below, remote]() -> Result<std::string> {
+    futures[i] = pool.submit([this, &ids, &futures, i, below, remote]() -> Result<std::string> {
+      // An image may have a layer twice: the upper one must not hold the layer while it waits for the lower one.
+      for (size_t j = 0; j < i; ++j) {
+        if (ids[j] == ids[i] && futures[j].valid()) futures[j].wait();
+      }
       auto place = impl_->unpack(ids, i, below, remote);
       if (place) return place;
       const auto known = impl_->meta(ids[i]);
@@ -257,7 +266,7 @@ Result<std::vector<std::string>> Store::snapshots(std::span<const LayerId> stack
     }
   }
   if (first) return std::move(*first);
-  return impl_->shallow(ids, std::move(made));
+  return made;
 }
 
 }  // namespace lamina::layers

@@ -55,6 +55,17 @@ class Copy(TestCase):
         self.assertEqual(os.stat(root + "/x/a.txt").st_mode & 0o7777, 0o644)
         self.assertEqual(os.stat(root + "/x/e").st_mode & 0o7777, 0o755)
 
+    def test_hard_link_whose_other_name_was_overwritten(self):
+        self.write("a/p", "linked")
+        os.link(self.context + "/a/p", self.context + "/a/q")
+        os.link(self.context + "/a/p", self.context + "/a/r")
+        self.write("b/p", "another")
+        self.dockerfile("FROM BUSYBOX\nCOPY a/ b/ /dst/\n")
+        self.build("-t", "x")
+        root = self.unpack("x") + "/dst/"
+        self.assertEqual([read(root, n) for n in "pqr"], ["another", "linked", "linked"])
+        self.assertTrue(os.path.samefile(root + "q", root + "r"))
+
     def test_unknown_owner_is_an_error(self):
         self.context_files()
         self.dockerfile("FROM BUSYBOX\nCOPY --chown=wroker a.txt /\n")

@@ -155,6 +155,26 @@ int main(void) {
         self.dockerfile("FROM BUSYBOX\nRUN --mount=type=ssh,id=k true\n")
         self.assertIn("ssh-add the key", self.fails(2, "build", "--ssh", "k=" + key, self.context).err)
 
+    def test_attributes_of_a_mounted_directory_of_a_stage_are_inputs(self):
+        text = "FROM BUSYBOX AS s\nRUN mkdir /out && echo x > /out/f && chmod %s /out\nFROM BUSYBOX\nRUN --mount=from=s,source=/out,target=/in stat -c %%a /in > /mode\n"
+        for mode in ("755", "700"):
+            self.dockerfile(text % mode)
+            self.build("-t", "x")
+            self.assertEqual(self.run_in("x", "cat", "/mode"), mode + "\n")
+
+    def test_what_changes_a_run_or_copy_is_in_its_key(self):
+        self.dockerfile("FROM BUSYBOX\nRUN df -k /dev/shm | tail -1 | awk '{print $2}' > /size\n")
+        for size, blocks in (("32m", "32768\n"), ("16m", "16384\n")):
+            self.build("-t", "x", "--shm-size", size)
+            self.assertEqual(self.run_in("x", "cat", "/size"), blocks)
+        self.dockerfile("FROM BUSYBOX\nCOPY --chown=ghost f /f\n")
+        self.write("f")
+        self.build("--compat", "unknown-owner")
+        self.fails(1, "build", self.context)
+        self.dockerfile("FROM BUSYBOX AS s\nFROM BUSYBOX\nCOPY --from=s /nothing* /etc/passwd /x/\n")
+        self.build()
+        self.fails(1, "build", "--strict", self.context)
+
 
 class Devices(TestCase):
     def setUp(self):

@@ -20,7 +20,38 @@ class Deep(TestCase):
         self.assertEqual(len(os.listdir(rootfs + "/d")), 520)
 
 
+    def test_squash_of_more_layers_than_are_kept_apart(self):
+        self.dockerfile("\n".join(["FROM %s AS deep" % busybox()] + ["RUN echo %d > /d%d" % (i, i) for i in range(100)] + ["FROM deep"] +
+                                  ["RUN echo %d > /e%d && rm /d%d" % (i, i, i) for i in range(40)]) + "\n")
+        self.build("--squash", "-t", "squashed")
+        self.assertEqual(len(self.inspect("squashed")["Manifest"]["layers"]), 2)
+        rootfs = self.unpack("squashed", "--squash")
+        names = os.listdir(rootfs)
+        self.assertEqual(sorted(n for n in names if n[0] in "de" and n[1:].isdigit()),
+                         sorted(["d%d" % i for i in range(40, 100)] + ["e%d" % i for i in range(40)]))
+        self.assertEqual(read(rootfs, "e39"), "39\n")
+
+
 class Records(TestCase):
+    def test_layers_of_two_executions_are_not_mixed(self):
+        # The record of a command is gone, that of the command on top of it is not.
+        self.dockerfile("FROM BUSYBOX\nRUN cat /proc/sys/kernel/random/uuid > /a\nRUN cp /a /b\n")
+        self.build("-t", "x")
+        removed = 0
+        for top, _, names in os.walk(os.path.join(self.store, "records")):
+            for name in names:
+                lines = read(top, name).split("\n")
+                if not lines[0].startswith("lamina-record") or not lines[1]:
+                    continue
+                fs = os.path.join(self.store, "layers", lines[1], "fs")
+                if os.path.exists(fs + "/a") and not os.path.exists(fs + "/b"):
+                    os.remove(os.path.join(top, name))
+                    removed += 1
+        self.assertEqual(removed, 1)
+        self.build("-t", "x")
+        a, b = self.run_in("x", "cat", "/a", "/b").split()
+        self.assertEqual(a, b)
+
     def test_copies_from_stages_one_after_the_other_are_all_cached(self):
         stages = "".join("FROM %s AS s%d\nRUN echo %d > /x\n" % (busybox(), i, i) for i in range(4))
         self.dockerfile(stages + "FROM %s\n" % busybox() + "".join("COPY --from=s%d /x /x%d\n" % (i, i) for i in range(4)) + "RUN cat /x*\n")
