@@ -164,7 +164,12 @@ Result<void> write_all(int fd, std::string_view data) {
 }
 
 Result<std::string> read_file(int dir_fd, const std::string& path, uint64_t limit) {
-  ASSIGN_OR_RETURN(const UniqueFd fd, open_at(dir_fd, path, O_RDONLY | O_NOCTTY));
+  ASSIGN_OR_RETURN(const UniqueFd fd, open_at(dir_fd, path, O_RDONLY | O_NOCTTY | O_NONBLOCK));
+  struct stat st {};
+  if (::fstat(fd.get(), &st) != 0) return system_error(errno, "fstat", path);
+  if (S_ISFIFO(st.st_mode) || S_ISSOCK(st.st_mode) || S_ISBLK(st.st_mode)) {
+    return Error(ErrorKind::kInvalidInput, fmt::format("\"{}\" is not a regular file", printable(path)));
+  }
   return read_open_file(fd.get(), path, limit);
 }
 
@@ -176,6 +181,29 @@ Result<std::optional<std::string>> read_file_if_exists(int dir_fd, const std::st
   if (text) return std::optional<std::string>(*std::move(text));
   if (text.error().error_number() == ENOENT) return std::optional<std::string>();
   return std::move(text).error();
+}
+
+Result<void> write_output_file(const std::string& path, const std::function<Result<void>(int fd)>& write) {
+  struct stat st {};
+  const bool exists = ::stat(path.c_str(), &st) == 0;
+  const auto write_into = [&](const std::string& name, int flags) -> Result<void> {
+    ASSIGN_OR_RETURN(UniqueFd fd, open_at(AT_FDCWD, name, O_WRONLY | O_NOCTTY | flags, 0644));
+    RETURN_IF_ERROR(write(fd.get()));
+    return fd.close();
+  };
+  if (exists && !S_ISREG(st.st_mode)) return write_into(path, 0);
+  std::string target = path;
+  if (struct stat link {}; ::lstat(path.c_str(), &link) == 0 && S_ISLNK(link.st_mode)) {
+    const std::unique_ptr<char, decltype(&std::free)> real(::realpath(path.c_str(), nullptr), &std::free);
+    if (!real) return write_into(path, O_CREAT | O_TRUNC);  // it leads to nothing yet
+    target = real.get();
+  }
+  const std::string temporary = target + "." + temporary_name("part");
+  ScopeExit remove_temporary([&] { ::unlink(temporary.c_str()); });
+  RETURN_IF_ERROR(write_into(temporary, O_CREAT | O_EXCL));
+  if (::rename(temporary.c_str(), target.c_str()) != 0) return system_error(errno, "rename", target);
+  remove_temporary.dismiss();
+  return {};
 }
 
 Result<void> write_file_atomically(int dir_fd, const std::string& path, std::string_view data,

@@ -6,6 +6,8 @@
 #include <sys/stat.h>
 
 #include <cstdint>
+
+#include <functional>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -30,7 +32,8 @@ Result<UniqueFd> open_beneath_nofollow(int root_fd, const std::string& path, int
                                        mode_t mode = 0);
 
 Result<void> write_all(int fd, std::string_view data);
-// Fails with kCorrupt when the file is larger than `limit` bytes.
+// Fails with kCorrupt when the file is larger than `limit` bytes, and with kInvalidInput for what is neither a file nor
+// a character device: nobody waits for the other end of a fifo.
 Result<std::string> read_file(int dir_fd, const std::string& path, uint64_t limit = 1ull << 30);
 Result<std::string> read_fd(int fd, uint64_t limit = 1ull << 30);
 // Nothing when the file does not exist.
@@ -42,6 +45,11 @@ enum class Durability { kNone, kFsync };
 // The umask applies to `mode`.
 Result<void> write_file_atomically(int dir_fd, const std::string& path, std::string_view data,
                                    Durability durability, mode_t mode = 0644);
+
+// What a user names for output. A regular file, or nothing yet, is written beside and renamed, so that it is never seen
+// half written; a symlink stays and its target is written. Anything else, such as a device or a fifo, is written into.
+// `write` gets the descriptor.
+Result<void> write_output_file(const std::string& path, const std::function<Result<void>(int fd)>& write);
 
 // mkdir -p with the given mode (less the umask) for what is made; existing directories are left as
 // they are.

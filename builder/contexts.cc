@@ -235,7 +235,14 @@ Result<DockerfileText> Contexts::dockerfile_of_directory(const std::string& dire
       break;
     }
   }
-  auto text = read_file(AT_FDCWD, path, kMaxDockerfile);
+  // A pipe that the user names (-f <(generate)) is read; one that lies in a context is not waited for.
+  struct stat st {};
+  const bool pipe = !request_.dockerfile.empty() && ::stat(path.c_str(), &st) == 0 && S_ISFIFO(st.st_mode);
+  const auto read_pipe = [&]() -> Result<std::string> {
+    ASSIGN_OR_RETURN(const UniqueFd fd, open_at(AT_FDCWD, path, O_RDONLY));
+    return read_fd(fd.get(), kMaxDockerfile);
+  };
+  auto text = pipe ? read_pipe() : read_file(AT_FDCWD, path, kMaxDockerfile);
   if (!text && text.error().error_number() == ENOENT) {
     if (::access(directory.c_str(), F_OK) != 0) return Error(ErrorKind::kInvalidInput, fmt::format("the build context {} does not exist", directory));
     return Error(ErrorKind::kInvalidInput, fmt::format("there is no Dockerfile at {}", path)).with_note("name it with -f FILE");

@@ -20,7 +20,7 @@ struct Machine {
   bool wide;        // ELFCLASS64
   bool big_endian;
   uint32_t flags;   // e_flags
-  std::initializer_list<uint8_t> code;
+  std::vector<uint8_t> code;
 };
 
 const std::vector<Machine>& machines() {

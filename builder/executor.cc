@@ -284,7 +284,9 @@ Result<Outcome> Executor::execute_body(const Step& step, const CopyStep& copy) {
   add_remote_inputs(copy, remotes, inputs);
   std::shared_ptr<const SourceTree> tree;
   if (copy.remotes.size() < copy.sources.size()) {
-    ASSIGN_OR_RETURN(tree, tree_of(copy.from, step.stage));
+    auto opened = tree_of(copy.from, step.stage);
+    if (!opened) return at_instruction(step, std::move(opened).error());
+    tree = *std::move(opened);
   }
   auto selected = select_sources(copy, step, tree, env_.pool);
   if (!selected) return at_instruction(step, std::move(selected).error());

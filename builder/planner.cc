@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <set>
 
+#include "base/scope_exit.h"
 #include "base/text.h"
 #include "builder/contexts.h"
 #include "builder/internal/planner_scope.h"
@@ -331,6 +332,14 @@ Result<void> Planner::start_from_directory(StageScope& scope, const std::string&
 
 Result<void> Planner::evaluate_stage(int index) {
   if (plan_.stages.contains(index)) return {};
+  // Each stage that another needs is evaluated inside that one.
+  constexpr int kMaxDepth = 500;
+  ++depth_;
+  const ScopeExit leave([this] { --depth_; });
+  if (depth_ > kMaxDepth) {
+    const parser::Instruction& from = dockerfile_.stages[static_cast<size_t>(index)].from;
+    return complaints_.fail(from, from.range, fmt::format("more than {} stages need each other, one after the other", kMaxDepth));
+  }
   StageScope scope{dockerfile_.stages[static_cast<size_t>(index)], {}};
   scope.stage.index = index;
   scope.stage.name = scope.source.name;

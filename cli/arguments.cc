@@ -480,7 +480,7 @@ Commands (a context directory of such a name is given as ./name):
   tag, rmi, prune, du, fsck    names, disk space and health of the store
   check CONTEXT                examine a Dockerfile, build nothing
   login, logout                credentials of registries
-  version                      this program and what it can do here
+  version                      of this program
 build COMMAND --help says more.
 )";
 }

@@ -10,12 +10,12 @@
 #include "base/trace.h"
 #include "cli/commands.h"
 #include "cli/progress.h"
+#include "cli/output.h"
 
 namespace lamina::cli {
 
 namespace {
 
-void print(const std::string& text) { ignore_error(write_all(STDOUT_FILENO, text), "standard output is gone"); }
 void print_error(const std::string& text) { ignore_error(write_all(STDERR_FILENO, text), "standard error is gone"); }
 
 // The archive itself goes to standard output: nothing else may.
@@ -28,11 +28,11 @@ bool uses_stdout(const builder::BuildRequest& request) {
 
 Result<void> write_results(const BuildOptions& options, const builder::BuildResult& result) {
   if (!options.iid_file.empty()) {
-    RETURN_IF_ERROR(write_file_atomically(AT_FDCWD, options.iid_file, result.image_id.text(), Durability::kNone));
+    RETURN_IF_ERROR(write_text(options.iid_file, result.image_id.text()));
   }
   if (!options.digest_file.empty()) {
     const oci::Digest& digest = result.pushed ? result.pushed->digest : result.images.size() > 1 ? result.image_id : result.images.front().manifest.digest;
-    RETURN_IF_ERROR(write_file_atomically(AT_FDCWD, options.digest_file, digest.text() + "\n", Durability::kNone));
+    RETURN_IF_ERROR(write_text(options.digest_file, digest.text() + "\n"));
   }
   if (options.metadata_file.empty()) return {};
   const oci::Descriptor& d = result.pushed ? *result.pushed : result.index ? *result.index : result.images.front().manifest;
@@ -42,7 +42,7 @@ Result<void> write_results(const BuildOptions& options, const builder::BuildResu
   std::vector<std::string> names;
   for (const oci::Reference& r : result.tagged) names.push_back(r.canonical());
   if (!names.empty()) json["image.name"] = join(names, ",");
-  return write_file_atomically(AT_FDCWD, options.metadata_file, json.dump(2) + "\n", Durability::kNone);
+  return write_text(options.metadata_file, json.dump(2) + "\n");
 }
 
 std::string summary(const builder::BuildResult& result) {

@@ -12,12 +12,11 @@
 #include "builder/checks.h"
 #include "cli/check_output.h"
 #include "cli/commands.h"
+#include "cli/output.h"
 
 namespace lamina::cli {
 
 namespace {
-
-void print(const std::string& text) { ignore_error(write_all(STDOUT_FILENO, text), "standard output is gone"); }
 
 // Checks say what they find when they are done; only what is no finding is told on the way.
 class QuietEvents : public builder::BuildEvents {

@@ -12,6 +12,7 @@
 #include "cli/commands.h"
 #include "cli/internal/image_commands.h"
 #include "cli/progress.h"
+#include "cli/output.h"
 #include "oci/image_config.h"
 #include "registry/client.h"
 
@@ -38,8 +39,6 @@ std::string ago(const std::string& created) {
 }
 
 }  // namespace
-
-void print(const std::string& text) { ignore_error(write_all(STDOUT_FILENO, text), "standard output is gone"); }
 
 namespace {
 

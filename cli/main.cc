@@ -13,6 +13,7 @@
 #include "base/files.h"
 #include "base/text.h"
 #include "cli/commands.h"
+#include "cli/output.h"
 
 namespace lamina::cli {
 
@@ -98,7 +99,7 @@ bool wants_help(const std::vector<std::string>& arguments) {
   return false;
 }
 
-int run(int argc, char** argv) {
+int run_command_line(int argc, char** argv) {
   std::vector<std::string> arguments(argv + 1, argv + argc);
   if (!arguments.empty() && (arguments[0] == "--version" || arguments[0] == "-v" || arguments[0] == "version")) {
     arguments.erase(arguments.begin());
@@ -134,6 +135,13 @@ int run(int argc, char** argv) {
   session.stop = watcher.token();
   const int status = command == "build" ? build_command(arguments, session) : image_command(command, arguments, session);
   return status == 130 && SignalWatcher::signal() == SIGTERM ? 143 : status;
+}
+
+// A result that could not be written is no success.
+int run(int argc, char** argv) {
+  const int status = run_command_line(argc, argv);
+  const std::optional<Error> lost = output_error();
+  return status == 0 && lost ? report(*lost) : status;
 }
 
 }  // namespace

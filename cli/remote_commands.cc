@@ -8,6 +8,7 @@
 #include "base/files.h"
 #include "base/text.h"
 #include "cli/internal/image_commands.h"
+#include "cli/output.h"
 #include "registry/copy.h"
 
 namespace lamina::cli {
@@ -134,7 +135,7 @@ Result<void> copy_between(const ImageOptions& o, const Session& session) {
 
 Result<void> write_digest_file(const ImageOptions& o, const oci::Digest& digest) {
   if (o.digest_file.empty()) return {};
-  return write_file_atomically(AT_FDCWD, o.digest_file, digest.text() + "\n", Durability::kNone);
+  return write_text(o.digest_file, digest.text() + "\n");
 }
 
 }  // namespace lamina::cli

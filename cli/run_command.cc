@@ -4,6 +4,7 @@
 
 #include "base/files.h"
 #include "cli/commands.h"
+#include "cli/output.h"
 
 namespace lamina::cli {
 
@@ -12,7 +13,7 @@ int run_command(const std::vector<std::string>& arguments, const Session& sessio
   auto parsed = parse_run(arguments);
   if (!parsed) return report(parsed.error());
   if (parsed->help) {
-    ignore_error(write_all(STDOUT_FILENO, parsed->help->text), "standard output is gone");
+    print(parsed->help->text);
     return 0;
   }
   auto store = layers::Store::open(store_path(parsed->options.common, session.isolation == builder::Isolation::kRoot));
@@ -35,7 +36,7 @@ int version_command(const std::vector<std::string>& arguments) {
     ::uname(&name);
     text += fmt::format("store format: lamina-store 1\nkernel: {} {} {}\nplatform: {}\n", name.sysname, name.release, name.machine, oci::Platform::host().text());
   }
-  ignore_error(write_all(STDOUT_FILENO, text), "standard output is gone");
+  print(text);
   return 0;
 }
 

@@ -127,6 +127,9 @@ Result<FetchAnswer> Fetcher::attempt(const FetchRequest& request, const Take& ta
     if (!worth_a_retry(response.status) && error.kind() == ErrorKind::kUnavailable) error = Error(ErrorKind::kStepFailed, error.message());
     return error;
   }
+  if (const std::string length = response.header("content-length"); !length.empty() && !parse_uint(length)) {
+    return Error(ErrorKind::kStepFailed, fmt::format("{}: the server announces \"{}\" bytes", printable(redacted(request.url)), printable(length)));
+  }
   SessionBody body(*session);
   RETURN_IF_ERROR_WITH(take(answer, body), "downloading " + printable(redacted(request.url)));
   return answer;

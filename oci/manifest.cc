@@ -131,6 +131,8 @@ Result<std::vector<Descriptor>> descriptors_from(const Json& json, const char* n
 
 Result<Manifest> Manifest::parse(std::string_view bytes) {
   ASSIGN_OR_RETURN(const Json json, json::parse_object(bytes, "the manifest"));
+  // Two readers could take one document for two different things (CVE-2021-41190).
+  if (json.contains("manifests")) return Error(ErrorKind::kCorrupt, "the manifest has \"manifests\" too, as an index has");
   Manifest m;
   ASSIGN_OR_RETURN(const auto version, json::get_integer(json, "schemaVersion"));
   if (version.value_or(2) != 2) {
@@ -167,6 +169,9 @@ std::string Manifest::to_json() const {
 
 Result<Index> Index::parse(std::string_view bytes) {
   ASSIGN_OR_RETURN(const Json json, json::parse_object(bytes, "the image index"));
+  for (const char* member : {"config", "layers"}) {
+    if (json.contains(member)) return Error(ErrorKind::kCorrupt, fmt::format("the image index has \"{}\" too, as a manifest has", member));
+  }
   Index index;
   ASSIGN_OR_RETURN(const auto type, json::get_string(json, "mediaType"));
   if (type) index.media_type = *type;

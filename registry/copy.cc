@@ -254,18 +254,10 @@ Result<void> write_whole_file(const std::string& path, const std::function<Resul
     FdSink sink(STDOUT_FILENO);
     return write(sink);
   }
-  const std::string temp = path + "." + temporary_name("part");
-  const auto fill = [&]() -> Result<void> {
-    ASSIGN_OR_RETURN(UniqueFd fd, open_at(AT_FDCWD, temp, O_WRONLY | O_CREAT | O_EXCL, 0644));
-    FdSink sink(fd.get());
-    RETURN_IF_ERROR(write(sink));
-    RETURN_IF_ERROR(fd.close());
-    if (::rename(temp.c_str(), path.c_str()) != 0) return system_error(errno, "rename", path);
-    return {};
-  };
-  auto done = fill();
-  if (!done) ::unlink(temp.c_str());
-  return done;
+  return write_output_file(path, [&](int fd) {
+    FdSink sink(fd);
+    return write(sink);
+  });
 }
 
 bool names_transport(std::string_view text) {

@@ -110,6 +110,7 @@ class Planner {
   ImageResolver& resolver_;
   Complaints complaints_;
   Plan plan_;
+  int depth_ = 0;     // of evaluate_stage
   Variables global_;  // ARGs before the first FROM
   std::optional<BuildArguments> arguments_;
   std::map<std::string, int> image_index_;

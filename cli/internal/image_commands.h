@@ -6,14 +6,13 @@
 
 #include "cli/arguments.h"
 #include "cli/commands.h"
+#include "cli/output.h"
 #include "cli/table.h"
 #include "layers/store.h"
 #include "registry/client.h"
 
 namespace lamina::cli {
 
-// To standard output.
-void print(const std::string& text);
 // Credentials, hosts and warnings as the command line says.
 registry::ClientOptions client_options(const ImageOptions& o, const Session& session);
 

@@ -162,9 +162,9 @@ class Fix(TestCase):
 
     def test_the_image_stays_the_same(self):
         self.dockerfile("FROM --platform=$TARGETPLATFORM scratch as B\nENV a b  $PATH c\nLABEL k 'v w'\nadd f \\\n\n  /x/\nEXPOSE 80/TCP 1.2.3.4:5:6\n")
-        self.build("-t", "before")
+        self.build("--build-arg", "SOURCE_DATE_EPOCH=1700000000", "-t", "before")
         self.assertEqual(goldens(self.ok("check", "--fix", self.context).out), [])
-        self.build("-t", "after")
+        self.build("--build-arg", "SOURCE_DATE_EPOCH=1700000000", "-t", "after")
         before, after = self.inspect("before"), self.inspect("after")
         self.assertEqual(before["Config"]["config"], after["Config"]["config"])
         self.assertEqual(before["Config"]["rootfs"], after["Config"]["rootfs"])
