@@ -82,7 +82,7 @@ void Executor::add_remote_inputs(const CopyStep& copy, const std::vector<RemoteP
     inputs.add(place + "subdir", git.subdir);
     inputs.add(place + "options", fmt::format("submodules={} commit-times={}", flag(git.submodules.value_or(true)), flag(commit_times(git))));
     // The git directory names these.
-    if (remote.keep_git_dir) inputs.add(place + "git directory", fmt::format("{} {} {}", net::redacted(git.remote), revision.ref, revision.object));
+    if (remote.keep_git_dir) inputs.add(place + "git directory", fmt::format("{} {} {}", git.address(), revision.ref, revision.object));
   }
 }
 

@@ -105,8 +105,7 @@ class GitRepositories::Session {
     options.argv = {"git"};
     options.argv.insert(options.argv.end(), arguments.begin(), arguments.end());
     Settings settings = settings_;
-    // Not an argument: other users see those.
-    if (with_origin) settings.emplace_back("remote.origin.url", source_.remote);
+    if (with_origin) settings.emplace_back("remote.origin.url", address_);
     options.environment = git_environment(settings, ssh_command_, agent_);
     if (!git_dir.empty()) options.environment->push_back("GIT_DIR=" + git_dir);
     if (!work_tree.empty()) options.environment->push_back("GIT_WORK_TREE=" + work_tree);
@@ -127,7 +126,7 @@ class GitRepositories::Session {
     if (!bare_.empty()) return bare_;
     const std::string room = owner_.store_.path() + "/git";
     RETURN_IF_ERROR(make_directories(AT_FDCWD, room, 0700));
-    const std::string path = room + "/" + sha256_hex(source_.remote) + (name_size == 64 ? "-sha256" : "");
+    const std::string path = room + "/" + sha256_hex(address_) + (name_size == 64 ? "-sha256" : "");
     ASSIGN_OR_RETURN(FileLock lock, FileLock::acquire(AT_FDCWD, path + ".lock", FileLock::Mode::kExclusive));
     lock_ = std::make_unique<FileLock>(std::move(lock));
     if (::access((path + "/lamina-complete").c_str(), F_OK) != 0) {
@@ -158,9 +157,11 @@ class GitRepositories::Session {
   std::string shown() const { return printable(net::redacted(source_.remote)); }
 
  private:
-  Session(GitRepositories& owner, const GitSource& source) : owner_(owner), source_(source) {}
+  Session(GitRepositories& owner, const GitSource& source) : owner_(owner), source_(source), address_(source.address()) {}
 
-  // A token or header goes to the source's own server only, which takes that redirects are not followed.
+  // A token or header goes to the source's own server only, which takes that redirects are not followed. Git gets
+  // the credentials of the URL as a header, too, in its environment: what it is told as a URL it writes into files,
+  // and other users see arguments.
   Result<void> find_credentials(GitOwner place) {
     if (source_.http) {
       std::optional<std::string> header;
@@ -171,8 +172,9 @@ class GitRepositories::Session {
         header = id.compare(0, 14, "GIT_AUTH_TOKEN") == 0 ? "basic " + encode_base64("x-access-token:" + value) : value;
         break;
       }
+      if (const std::string own = source_.http_credentials(); !header && !own.empty()) header = "Basic " + encode_base64(own);
       if (header) {
-        const std::string scope = source_.remote.substr(0, source_.remote.find("://") + 3) + source_.host + "/";
+        const std::string scope = address_.substr(0, address_.find("://") + 3) + source_.host + "/";
         settings_.emplace_back("http." + scope + ".extraHeader", "Authorization: " + *header);
         settings_.emplace_back("http.followRedirects", "false");
         has_header_ = true;
@@ -212,6 +214,7 @@ class GitRepositories::Session {
 
   GitRepositories& owner_;
   GitSource source_;
+  std::string address_;  // without credentials
   Settings settings_;
   std::string ssh_command_, agent_, bare_;
   bool has_header_ = false;
@@ -306,16 +309,15 @@ Result<void> GitRepositories::Session::write_files(const GitRevision& revision, 
     if (shallow) RETURN_IF_ERROR(write_file_atomically(AT_FDCWD, git_dir + "/shallow", *shallow, Durability::kNone));
   }
   RETURN_IF_ERROR(run({"checkout", "-q", "--force", "--detach", start}, git_dir, tree));
+  // For submodules with relative addresses, and for who gets the git directory.
+  RETURN_IF_ERROR(run({"config", "remote.origin.url", address_}, git_dir, tree));
   struct stat st {};
   const bool has_submodules = ::lstat((tree + "/.gitmodules").c_str(), &st) == 0 && S_ISREG(st.st_mode);
   if (options.submodules && has_submodules) {
-    // For submodules with relative addresses.
-    RETURN_IF_ERROR(run({"config", "remote.origin.url", source_.remote}, git_dir, tree));
     RETURN_IF_ERROR_WITH(run({"submodule", "--quiet", "update", "--init", "--recursive", "--depth=1", "--force"}, git_dir, tree), "fetching the submodules of " + shown());
   }
   ASSIGN_OR_RETURN(const UniqueFd root, open_directory(AT_FDCWD, tree));
   if (!options.keep_git_dir) return remove_git_files(root.get());
-  RETURN_IF_ERROR(run({"config", "remote.origin.url", net::redacted(source_.remote)}, git_dir, tree));
   RETURN_IF_ERROR(run({"reflog", "expire", "--all", "--expire=now"}, git_dir, tree));
   RETURN_IF_ERROR(remove_tree(root.get(), ".git/FETCH_HEAD"));
   return remove_tree(root.get(), ".git/logs");

@@ -150,6 +150,24 @@ Result<std::optional<GitSource>> parse_url(std::string text, GitPlace place) {
 
 }  // namespace
 
+std::string GitSource::address() const {
+  auto url = net::Url::parse(remote);
+  if (!url) return remote;
+  url->user_info = http ? "" : url->user_info.substr(0, url->user_info.find(':'));
+  return url->text();
+}
+
+std::string GitSource::http_credentials() const {
+  const auto url = net::Url::parse(remote);
+  if (!http || !url || url->user_info.empty()) return {};
+  const auto decoded = [](const std::string& text) {
+    auto out = net::percent_decode(text);
+    return out ? std::move(*out) : text;  // no error: its message would show the password
+  };
+  const size_t colon = url->user_info.find(':');
+  return decoded(url->user_info.substr(0, colon)) + ":" + (colon == std::string::npos ? "" : decoded(url->user_info.substr(colon + 1)));
+}
+
 bool is_commit_name(std::string_view text) { return (text.size() == 40 || text.size() == 64) && is_hex(text); }
 
 Result<std::optional<GitSource>> parse_git_source(std::string_view text, GitPlace place) {

@@ -11,7 +11,7 @@
 namespace lamina::builder {
 
 struct GitSource {
-  std::string remote;  // what git is told: a URL, or "user@host:path"
+  std::string remote;  // a URL as it was written, with its credentials, or "user@host:path"
   std::string host;    // with the port; empty for a local repository
   bool http = false;   // otherwise ssh, git:// or a local file
   bool ssh = false;
@@ -21,6 +21,12 @@ struct GitSource {
   std::optional<bool> keep_git_dir;
   std::optional<bool> submodules;  // on unless false
   std::string mtime;               // "checkout", "commit" or empty
+
+  // The remote without passwords, which is all that git is told: for http without "user:password@", else without
+  // ":password".
+  std::string address() const;
+  // "user:password", decoded, of an http URL that has them; else empty.
+  std::string http_credentials() const;
 
   bool operator==(const GitSource&) const = default;
 };

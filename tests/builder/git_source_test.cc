@@ -87,5 +87,26 @@ TEST_CASE("the command line may name more") {
   CHECK((*local)->host.empty());
 }
 
+TEST_CASE("credentials of git sources") {
+  struct Case {
+    const char *text, *address, *credentials;
+  };
+  const Case cases[] = {
+      {"https://u:p%40%2F@h:8443/y.git", "https://h:8443/y.git", "u:p@/"},
+      {"https://token@h/y.git", "https://h/y.git", "token:"},
+      {"https://u:100%@h/y.git", "https://h/y.git", "u:100%"},
+      {"https://h/y.git", "https://h/y.git", ""},
+      {"ssh://git:p@h/y", "ssh://git@h/y", ""},
+      {"git@h:y.git", "git@h:y.git", ""},
+  };
+  for (const Case& c : cases) {
+    INFO(std::string(c.text));
+    const auto source = parse_git_source(c.text, GitPlace::kDockerfile);
+    REQUIRE((source && *source));
+    CHECK((*source)->address() == c.address);
+    CHECK((*source)->http_credentials() == c.credentials);
+  }
+}
+
 }  // namespace
 }  // namespace lamina::builder

@@ -154,9 +154,9 @@ class GitDaemon:
 
 
 class GitSite:
-    """git http-backend behind a small server; with a password when one is given."""
+    """git http-backend behind a small server; with a password when one is given. user: who has it."""
 
-    def __init__(self, top, token=None, redirect=None):
+    def __init__(self, top, token=None, redirect=None, user="x-access-token"):
         self.requests = []
         site = self
 
@@ -171,7 +171,7 @@ class GitSite:
                     self.send_header("Location", redirect + self.path)
                     self.end_headers()
                     return
-                wanted = "basic " + base64.b64encode(("x-access-token:%s" % token).encode()).decode()
+                wanted = "basic " + base64.b64encode(("%s:%s" % (user, token)).encode()).decode()
                 if token and self.headers.get("Authorization", "").replace("Basic", "basic") != wanted:
                     self.send_response(401)
                     self.send_header("WWW-Authenticate", "Basic realm=x")

@@ -445,6 +445,30 @@ class GitOverHttp(SourcesCase):
         self.assertEqual(len(site.requests), count)
 
 
+    def test_password_of_the_url_is_nowhere(self):
+        """Neither in the git directory of the image, with those of submodules, nor in the store."""
+        inner = Repository(self.repositories, "inner")
+        inner.commit({"inside": "inner file"})
+        self.repository.git("submodule", "add", "-q", "../inner.git", "sub/inner")
+        self.repository.commit()
+        site = self.serve(token="pa55/word", user="m e")
+        url = site.url("project.git")
+        self.dockerfile("FROM scratch\nADD --keep-git-dir %s /g/\n" % url.replace("://", "://m%20e:pa55%2Fword@"))
+        files = self.members()
+        self.assertEqual(files["g/sub/inner/inside"].text, "inner file")
+        self.assertIn("url = %s\n" % url, files["g/.git/config"].text)
+        self.assertIn(site.url("inner.git"), files["g/.git/modules/sub/inner/config"].text)
+        words = ["pa55", base64.b64encode(b"m e:pa55/word").decode()]
+        for name, member in files.items():
+            for word in words:
+                self.assertNotIn(word, name + (member.text or ""))
+        for word in words:
+            self.assertEqual(subprocess.run(["grep", "-rlFa", word, self.store], capture_output=True, text=True).stdout, "")
+        self.store += "-2"
+        self.dockerfile("FROM scratch\nADD --keep-git-dir %s /g/\n" % url.replace("://", "://m%20e:wrong@"))
+        self.assertIn("Authentication failed", self.fails(1, "build", self.context).err)
+
+
 class GitOverSsh(SourcesCase):
     def setUp(self):
         super().setUp()
