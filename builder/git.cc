@@ -45,7 +45,7 @@ std::vector<std::string> git_environment(const Settings& settings, const std::st
                   // A repository's submodules must not be repositories of this machine.
                   {"protocol.file.allow", "user"},
                   {"core.hooksPath", "/dev/null"}, {"core.fsmonitor", "false"}, {"core.attributesFile", "/dev/null"}, {"core.excludesFile", "/dev/null"},
-                  {"gc.auto", "0"}, {"maintenance.auto", "false"}, {"init.defaultBranch", "master"}, {"advice.detachedHead", "false"}, {"fetch.recurseSubmodules", "false"}};
+                  {"gc.auto", "0"}, {"pack.threads", "1"}, {"core.logAllRefUpdates", "false"}, {"maintenance.auto", "false"}, {"init.defaultBranch", "master"}, {"advice.detachedHead", "false"}, {"fetch.recurseSubmodules", "false"}};
   all.insert(all.end(), settings.begin(), settings.end());
   out.push_back(fmt::format("GIT_CONFIG_COUNT={}", all.size()));
   for (size_t i = 0; i < all.size(); ++i) {
@@ -153,6 +153,8 @@ class GitRepositories::Session {
     return *seconds;
   }
   Result<void> write_files(const GitRevision& revision, const std::string& commit, const GitOptions& options, const layers::PendingLayer& scratch);
+  Result<void> make_reproducible(const std::string& git_dir);
+  Result<void> make_modules_reproducible(const std::string& directory);
 
   std::string shown() const { return printable(net::redacted(source_.remote)); }
 
@@ -168,6 +170,11 @@ class GitRepositories::Session {
       for (const std::string& id : {"GIT_AUTH_HEADER." + source_.host, "GIT_AUTH_TOKEN." + source_.host, std::string("GIT_AUTH_HEADER"), std::string("GIT_AUTH_TOKEN")}) {
         ASSIGN_OR_RETURN(const auto secret, read_secret(owner_.request_, id));
         if (!secret) continue;
+        // Given for no host, it may not go to any in clear.
+        if (id.find('.') == std::string::npos && source_.readable_by_others()) {
+          withheld_ = id;
+          continue;
+        }
         const std::string value(trim(*secret));
         header = id.compare(0, 14, "GIT_AUTH_TOKEN") == 0 ? "basic " + encode_base64("x-access-token:" + value) : value;
         break;
@@ -198,6 +205,9 @@ class GitRepositories::Session {
     const Error raw = error;
     const std::string detail = fmt::format("git could not read {}: {}", shown(), text);
     const bool credentials = says(raw, {"could not read Username", "Authentication failed", "terminal prompts disabled", "returned error: 401", "returned error: 403", "Permission denied"});
+    if (credentials && !withheld_.empty()) {
+      return Error(ErrorKind::kDenied, detail).with_note(fmt::format("{} is not sent over plain http; write https://, or give the secret for this host alone: --secret id={}.{},…", withheld_, withheld_, source_.host));
+    }
     if (credentials && source_.http) {
       return Error(ErrorKind::kDenied, detail).with_note("give a token with --secret id=GIT_AUTH_TOKEN,env=NAME, or a whole header with id=GIT_AUTH_HEADER");
     }
@@ -218,6 +228,7 @@ class GitRepositories::Session {
   Settings settings_;
   std::string ssh_command_, agent_, bare_;
   bool has_header_ = false;
+  std::string withheld_;  // a secret that was not sent
   std::unique_ptr<FileLock> lock_;
 };
 
@@ -318,9 +329,36 @@ Result<void> GitRepositories::Session::write_files(const GitRevision& revision, 
   }
   ASSIGN_OR_RETURN(const UniqueFd root, open_directory(AT_FDCWD, tree));
   if (!options.keep_git_dir) return remove_git_files(root.get());
-  RETURN_IF_ERROR(run({"reflog", "expire", "--all", "--expire=now"}, git_dir, tree));
-  RETURN_IF_ERROR(remove_tree(root.get(), ".git/FETCH_HEAD"));
-  return remove_tree(root.get(), ".git/logs");
+  RETURN_IF_ERROR(make_reproducible(git_dir));
+  return make_modules_reproducible(git_dir + "/modules");
+}
+
+// The same commit gives the same bytes: the index without times, devices and inodes of the checkout, and one pack
+// that depends neither on how the server had packed nor on what was fetched before.
+Result<void> GitRepositories::Session::make_reproducible(const std::string& git_dir) {
+  for (const char* name : {"/index", "/FETCH_HEAD", "/ORIG_HEAD", "/logs"}) RETURN_IF_ERROR(remove_tree(AT_FDCWD, git_dir + name));
+  RETURN_IF_ERROR(run({"read-tree", "HEAD"}, git_dir));
+  // Few of one commit's files are alike, so no deltas: looking for them costs much of the time.
+  RETURN_IF_ERROR(run({"repack", "-q", "-a", "-d", "-F", "-n", "--window=0", "--depth=0"}, git_dir));
+  return {};
+}
+
+// Submodules' git directories are found by their HEAD; a submodule's name may have "/" in it.
+Result<void> GitRepositories::Session::make_modules_reproducible(const std::string& directory) {
+  auto opened = open_directory(AT_FDCWD, directory);
+  if (!opened && opened.error().kind() == ErrorKind::kNotFound) return {};
+  ASSIGN_OR_RETURN(const UniqueFd room, std::move(opened));
+  ASSIGN_OR_RETURN(const std::vector<std::string> names, list_directory(room.get()));
+  for (const std::string& name : names) {
+    struct stat st {};
+    if (::fstatat(room.get(), name.c_str(), &st, AT_SYMLINK_NOFOLLOW) != 0) return system_error(errno, "stat", name);
+    if (!S_ISDIR(st.st_mode)) continue;
+    const std::string child = directory + "/" + name;
+    const bool is_repository = ::access((child + "/HEAD").c_str(), F_OK) == 0 && ::access((child + "/objects").c_str(), F_OK) == 0;
+    if (is_repository) RETURN_IF_ERROR(make_reproducible(child));
+    RETURN_IF_ERROR(make_modules_reproducible(is_repository ? child + "/modules" : child));
+  }
+  return {};
 }
 
 Result<GitRevision> GitRepositories::resolve(const GitSource& source, GitOwner owner) {

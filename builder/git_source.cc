@@ -1,5 +1,6 @@
 #include "builder/git_source.h"
 
+#include <arpa/inet.h>
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -155,6 +156,15 @@ std::string GitSource::address() const {
   if (!url) return remote;
   url->user_info = http ? "" : url->user_info.substr(0, url->user_info.find(':'));
   return url->text();
+}
+
+bool GitSource::readable_by_others() const {
+  const auto url = net::Url::parse(remote);
+  if (!http || !url || url->scheme != "http") return false;
+  in_addr v4{};
+  const bool is_v4 = ::inet_pton(AF_INET, url->host.c_str(), &v4) == 1;
+  const bool loopback = url->host == "localhost" || url->host == "::1" || (is_v4 && ntohl(v4.s_addr) >> 24 == 127);
+  return !loopback;
 }
 
 std::string GitSource::http_credentials() const {

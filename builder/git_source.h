@@ -25,6 +25,8 @@ struct GitSource {
   // The remote without passwords, which is all that git is told: for http without "user:password@", else without
   // ":password".
   std::string address() const;
+  // Whether what is sent can be read on the way: plain http to another machine than this.
+  bool readable_by_others() const;
   // "user:password", decoded, of an http URL that has them; else empty.
   std::string http_credentials() const;
 

@@ -87,6 +87,21 @@ TEST_CASE("the command line may name more") {
   CHECK((*local)->host.empty());
 }
 
+TEST_CASE("git sources that others can read") {
+  for (const char* text : {"http://h/y.git", "http://127.0.0.1.example/y.git", "http://u:p@10.0.0.1:80/y.git", "http://localhost.example/y.git", "HTTP://[::2]/y.git"}) {
+    INFO(std::string(text));
+    const auto source = parse_git_source(text, GitPlace::kDockerfile);
+    REQUIRE((source && *source));
+    CHECK((*source)->readable_by_others());
+  }
+  for (const char* text : {"https://h/y.git", "http://127.0.0.9:80/y.git", "http://LOCALHOST/y.git", "http://[::1]:80/y.git", "ssh://git@h/y"}) {
+    INFO(std::string(text));
+    const auto source = parse_git_source(text, GitPlace::kDockerfile);
+    REQUIRE((source && *source));
+    CHECK_FALSE((*source)->readable_by_others());
+  }
+}
+
 TEST_CASE("credentials of git sources") {
   struct Case {
     const char *text, *address, *credentials;

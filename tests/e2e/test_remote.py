@@ -294,6 +294,25 @@ class AddGit(SourcesCase):
         self.dockerfile("FROM scratch\nADD --keep-git-dir=false %s?keep-git-dir=1 /g/\n" % self.url)
         self.fails(2, "build", self.context)
 
+    def test_git_directory_is_reproducible(self):
+        """From two stores, of which one had fetched other commits before."""
+        inner = Repository(self.repositories, "inner")
+        inner.commit({"f%d" % i: "inner file %d\n" % i * 100 for i in range(150)})
+        self.repository.git("submodule", "add", "-q", "../inner.git", "sub/inner")
+        self.repository.commit({"many%d" % i: "file %d\n" % i * 100 for i in range(150)})
+        self.dockerfile("FROM scratch\nADD --keep-git-dir %s#main /g/\n" % self.url)
+        build = lambda: self.members("--build-arg", "SOURCE_DATE_EPOCH=1800000000")
+        image = lambda: self.build("-q", "--build-arg", "SOURCE_DATE_EPOCH=1800000000", "-t", "x").out
+        first, digest = build(), image()
+        self.store += "-2"
+        self.add(self.url + "#v1")
+        time.sleep(1.1)
+        self.dockerfile("FROM scratch\nADD --keep-git-dir %s#main /g/\n" % self.url)
+        second = build()
+        self.assertEqual({n: (m.mode, m.mtime, m.text) for n, m in first.items()}, {n: (m.mode, m.mtime, m.text) for n, m in second.items()})
+        self.assertEqual(digest, image())
+        self.assertIn("g/.git/modules/sub/inner/index", first)
+
     def test_times(self):
         before = int(time.time())
         self.assertGreaterEqual(self.add(self.url)["g/a"].mtime, before - 1)
@@ -444,6 +463,21 @@ class GitOverHttp(SourcesCase):
         self.assertIn("redirects", result.err)
         self.assertEqual(len(site.requests), count)
 
+
+    def test_token_without_a_host_is_not_sent_in_clear(self):
+        """The site stands in for a proxy, so that the repository's host is another machine."""
+        site = self.serve(token="t0ken")
+        self.dockerfile("FROM scratch\nADD http://git.example/project.git /g/\n")
+        env = {"T": "basic xyz", "http_proxy": "http://" + site.host}
+        sent = lambda: [h["Authorization"] for _, h in site.requests if "Authorization" in h]
+        for name in ("GIT_AUTH_TOKEN", "GIT_AUTH_HEADER"):
+            result = self.fails(1, "build", "--secret", "id=%s,env=T" % name, self.context, env=env)
+            self.assertIn("%s is not sent over plain http" % name, result.err)
+            self.assertIn("id=%s.git.example" % name, result.err)
+            self.assertTrue(site.requests)
+            self.assertEqual(sent(), [])
+        self.fails(1, "build", "--secret", "id=GIT_AUTH_HEADER.git.example,env=T", self.context, env=env)
+        self.assertEqual(set(sent()), {"basic xyz"})
 
     def test_password_of_the_url_is_nowhere(self):
         """Neither in the git directory of the image, with those of submodules, nor in the store."""
