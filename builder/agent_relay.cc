@@ -38,7 +38,8 @@ Result<UniqueFd> connect_to(const std::string& path) {
   const size_t slash = path.rfind('/');
   ASSIGN_OR_RETURN(const UniqueFd directory, open_at(AT_FDCWD, slash == std::string::npos ? "." : slash == 0 ? "/" : path.substr(0, slash), O_PATH | O_DIRECTORY));
   ASSIGN_OR_RETURN(const sockaddr_un address, address_of(directory.get(), path.substr(slash == std::string::npos ? 0 : slash + 1)));
-  UniqueFd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  // An agent whose queue is full refuses at once (EAGAIN) instead of holding us.
+  UniqueFd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   if (!fd) return system_error(errno, "socket");
   if (::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) return system_error(errno, "connect", path);
   return fd;
@@ -48,15 +49,32 @@ struct Connection {
   UniqueFd inside, agent;
 };
 
+// False when the build ends first.
+bool wait_writable(int fd, int stop) {
+  while (true) {
+    pollfd fds[] = {{stop, POLLIN, 0}, {fd, POLLOUT, 0}};
+    if (::poll(fds, 2, -1) < 0) {
+      if (errno == EINTR) continue;
+      return false;
+    }
+    if (fds[0].revents != 0) return false;
+    if (fds[1].revents != 0) return true;
+  }
+}
+
 // Moves what can be read without waiting; false at the end. Both sides answer each other in turns with small
-// messages, so a blocking write waits for nobody who waits for us.
-bool pass(int from, int to) {
+// messages, so waiting to write holds up nobody who waits for us; `stop` ends it.
+bool pass(int from, int to, int stop) {
   char buffer[65536];
   const ssize_t n = ::read(from, buffer, sizeof buffer);
-  if (n <= 0) return n < 0 && errno == EINTR;
+  if (n <= 0) return n < 0 && (errno == EINTR || errno == EAGAIN);
   for (ssize_t sent = 0; sent < n;) {
     const ssize_t w = ::send(to, buffer + sent, static_cast<size_t>(n - sent), MSG_NOSIGNAL);
     if (w < 0 && errno == EINTR) continue;
+    if (w < 0 && errno == EAGAIN) {
+      if (!wait_writable(to, stop)) return false;
+      continue;
+    }
     if (w <= 0) return false;
     sent += w;
   }
@@ -75,12 +93,17 @@ void relay(int listener, int stop, const std::string& agent) {
     if (fds[0].revents != 0) return;
     for (size_t i = connections.size(); i-- > 0;) {
       const pollfd &inside = fds[2 + 2 * i], &outside = fds[3 + 2 * i];
-      const bool open = (inside.revents == 0 || pass(inside.fd, outside.fd)) && (outside.revents == 0 || pass(outside.fd, inside.fd));
+      const bool open = (inside.revents == 0 || pass(inside.fd, outside.fd, stop)) && (outside.revents == 0 || pass(outside.fd, inside.fd, stop));
       if (!open) connections.erase(connections.begin() + static_cast<ptrdiff_t>(i));
     }
     if (fds[1].revents == 0) continue;
-    UniqueFd accepted(::accept4(listener, nullptr, nullptr, SOCK_CLOEXEC));
-    if (!accepted) continue;
+    UniqueFd accepted(::accept4(listener, nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
+    if (!accepted) {
+      // Without descriptors (EMFILE) the listener stays readable: some time passes, or the build ends.
+      pollfd pause = {stop, POLLIN, 0};
+      if (errno != EAGAIN && errno != EINTR && ::poll(&pause, 1, 100) > 0) return;
+      continue;
+    }
     if (auto there = connect_to(agent)) connections.push_back({std::move(accepted), std::move(*there)});
   }
 }
@@ -89,7 +112,7 @@ void relay(int listener, int stop, const std::string& agent) {
 
 struct AgentRelay::Impl {
   std::string path;
-  UniqueFd listener, stop;
+  UniqueFd listener, stop;  // both outlive the thread
   std::thread thread;
 
   ~Impl() {

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cctype>
 #include <cstdlib>
 #include <set>
 
@@ -10,6 +11,7 @@
 #include "base/text.h"
 #include "builder/contexts.h"
 #include "builder/internal/planner_scope.h"
+#include "net/url.h"
 
 namespace lamina::builder::internal {
 
@@ -439,6 +441,25 @@ void Planner::add_step(StageScope& scope, const parser::Instruction& i, Step ste
   plan_.steps.push_back(std::move(step));
 }
 
+namespace {
+
+// Each URL of an instruction without its password: titles go to progress, traces and logs.
+std::string without_passwords(std::string_view text) {
+  std::string out;
+  while (true) {
+    const size_t mark = text.find("://");
+    if (mark == std::string_view::npos) return out + std::string(text);
+    size_t begin = mark;
+    while (begin > 0 && (std::isalnum(static_cast<unsigned char>(text[begin - 1])) != 0 || text[begin - 1] == '+')) --begin;
+    const size_t end = std::min(text.find_first_of(" \t\r\n\"'/?#", mark + 3), text.size());
+    out += text.substr(0, begin);
+    out += net::redacted(text.substr(begin, end - begin));
+    text.remove_prefix(end);
+  }
+}
+
+}  // namespace
+
 // "[2/7] RUN make" when there is one stage, else "[build 2/7] …"; FROM counts as the first.
 void Planner::name_steps() {
   for (auto& [index, stage] : plan_.stages) {
@@ -447,7 +468,7 @@ void Planner::name_steps() {
       Step& step = plan_.steps[static_cast<size_t>(id)];
       const std::string prefix = plan_.stages.size() == 1 ? ""
                                  : (stage.name.empty() ? fmt::format("stage-{}", index) : stage.name) + " ";
-      step.title = fmt::format("[{}{}/{}] {}", prefix, ++number, stage.steps.size() + 1, printable(step.instruction.original));
+      step.title = fmt::format("[{}{}/{}] {}", prefix, ++number, stage.steps.size() + 1, printable(without_passwords(step.instruction.original)));
       step.identity = fmt::format("{}\n{}\n{}\n{}", request_.context, plan_.dockerfile, index, number);
     }
   }

@@ -169,6 +169,12 @@ class AddUrl(SourcesCase):
         self.dockerfile("FROM scratch\nADD %s /\n" % url.replace("://", "://me:pa55@"))
         self.build("-t", "x")
         self.assertNotIn("pa55", json.dumps(self.inspect("x")))
+        for words in ("%s /", '["%s", "/"]'):
+            self.dockerfile("FROM scratch\nADD " + words % url.replace("://", "://me:pa55@") + "\n")
+            for progress in ("plain", "rawjson"):
+                err = self.build("--progress=" + progress, "-t", "x").err
+                self.assertNotIn("pa55", err)
+                self.assertIn("xxxxx@127.0.0.1", err)
 
     def test_certificates(self):
         pem = os.path.join(self.dir, "server.pem")
