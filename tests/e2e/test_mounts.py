@@ -136,6 +136,27 @@ int main(void) {
         self.addCleanup(lambda: (server.shutdown(socket.SHUT_RDWR), server.close()))
         return path
 
+    def test_stuck_ssh_agent_and_interrupt(self):
+        """The agent takes the connection and reads nothing."""
+        path = os.path.join(self.dir, "stuck.sock")
+        server = socket.socket(socket.AF_UNIX)
+        self.addCleanup(server.close)
+        server.bind(path)
+        server.listen()
+        if USER:
+            shutil.chown(path, USER, USER)
+        source = self.write("client.c", self.CLIENT.replace('write(fd, "sign", 4);', 'for (int k = 0; k < 2000; ++k) { send(fd, path, sizeof path, k < 1000 ? 0 : MSG_DONTWAIT); if (k == 20) write(1, "ready\\n", 6); }').replace("char buffer[100];", "char buffer[100]; static char path[4096];"), where=self.dir)
+        subprocess.run(["cc", "-static", "-o", os.path.join(self.context, "client"), source], check=True)
+        self.dockerfile("FROM BUSYBOX\nCOPY client /client\nRUN --mount=type=ssh /client\n")
+        process = self.start("build", "--progress=plain", "--ssh", "default=" + path, self.context)
+        for line in process.stderr:
+            if line.rstrip().endswith(" ready"):
+                break
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=20)
+        self.assertEqual(process.returncode, 130)
+
     def test_ssh_agent(self):
         source = self.write("client.c", self.CLIENT, where=self.dir)
         subprocess.run(["cc", "-static", "-o", os.path.join(self.context, "client"), source], check=True)
