@@ -18,6 +18,8 @@ Error no_layer(const LayerId& id) {
   return Error(ErrorKind::kNotFound, fmt::format("layer {} is no longer in the store", id.value));
 }
 
+constexpr const char* kVerifyLock = "/verify.lock";  // in the layer's directory
+
 bool exists(const std::string& path) { return ::faccessat(AT_FDCWD, path.c_str(), F_OK, AT_SYMLINK_NOFOLLOW) == 0; }
 
 }  // namespace
@@ -40,10 +42,25 @@ Result<LayerMeta> Store::Impl::meta(const LayerId& id) {
   if (found && found->boot_id != boot_id) {
     const auto slot = flights.enter("verify " + id.value);
     found = read_meta(id);
-    if (found && found->boot_id != boot_id) found = verify_after_reboot(id, *std::move(found));
+    if (found && found->boot_id != boot_id) found = verify_once(id);
   }
   if (!found) return no_layer(id);
   (*metas.lock())[id] = *found;
+  return found;
+}
+
+// One process verifies a layer: what it removes here, others may have made and mounted once the meta says that the
+// layer is sound.
+Result<LayerMeta> Store::Impl::verify_once(const LayerId& id) {
+  const std::string lock_path = layer_path(id) + kVerifyLock;
+  ASSIGN_OR_RETURN(const FileLock only, FileLock::acquire(AT_FDCWD, lock_path, FileLock::Mode::kExclusive));
+  // A layer that was dropped meanwhile took the lock's file with it.
+  ASSIGN_OR_RETURN(LayerMeta found, read_meta(id));
+  if (found.boot_id != boot_id) {
+    ASSIGN_OR_RETURN(found, verify_after_reboot(id, std::move(found)));
+  }
+  // Whoever locks another file of this name from now on finds the meta of this boot.
+  ::unlink(lock_path.c_str());
   return found;
 }
 
@@ -70,7 +87,7 @@ Result<LayerMeta> Store::Impl::verify_after_reboot(const LayerId& id, LayerMeta 
   ASSIGN_OR_RETURN(const UniqueFd directory, open_directory(AT_FDCWD, layer_path(id)));
   ASSIGN_OR_RETURN(const std::vector<std::string> names, list_directory(directory.get()));
   for (const std::string& name : names) {
-    const bool stays = name == "meta" || (name == "fs" && !found.pulled);
+    const bool stays = name == "meta" || "/" + name == kVerifyLock || (name == "fs" && !found.pulled);
     if (!stays) RETURN_IF_ERROR(remove_tree(directory.get(), name));
   }
   if (found.pulled) {

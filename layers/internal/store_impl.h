@@ -78,7 +78,8 @@ struct Store::Impl {
   // Reads, changes and writes a meta; safe against other threads and processes.
   Result<LayerMeta> update_meta(const LayerId& id, const std::function<void(LayerMeta&)>& change);
   Result<LayerMeta> read_meta(const LayerId& id) const;
-  // After a reboot: whether what may not have reached the disk did.
+  // After a reboot: whether what may not have reached the disk did. verify_once is safe against other processes.
+  Result<LayerMeta> verify_once(const LayerId& id);
   Result<LayerMeta> verify_after_reboot(const LayerId& id, LayerMeta meta);
   Result<LayerId> publish_layer(PendingLayer layer, LayerMeta meta);
   // Makes diffs/<diff id> point at the layer unless it points at a sound one already.

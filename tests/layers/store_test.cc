@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <future>
 #include <thread>
 
 #include "base/files.h"
@@ -219,6 +220,65 @@ TEST_CASE_FIXTURE(Fixture, "a kept part of another boot counts only as far as it
   CHECK(source.offsets == std::vector<uint64_t>{4096, 0, 1 << 20, 0});
   CHECK(*oci::read_blob(*store, d) == bytes);
   CHECK_FALSE(read_file(AT_FDCWD, partial));
+}
+
+namespace {
+
+// As if the machine had been started anew since the layer was made.
+void age_meta(const std::string& layer) {
+  std::string boot = *read_file(AT_FDCWD, "/proc/sys/kernel/random/boot_id");
+  boot.pop_back();
+  std::string meta = *read_file(AT_FDCWD, layer + "/meta");
+  const size_t at = meta.find(boot);
+  REQUIRE(at != std::string::npos);
+  meta.replace(at, boot.size(), "another-boot");
+  REQUIRE(write_file_atomically(AT_FDCWD, layer + "/meta", meta, Durability::kNone));
+}
+
+}  // namespace
+
+TEST_CASE_FIXTURE(Fixture, "after a reboot one process verifies a layer, and the others take its word") {
+  const auto id = store->add_entries({file("a", "1")}, {}, LayerForm::kSnapshot);
+  REQUIRE(id);
+  REQUIRE(store->diff_id(*id));
+  const std::string layer = dir.path() + "/store/layers/" + id->value;
+  const std::string sound = *read_file(AT_FDCWD, layer + "/meta");
+  age_meta(layer);
+  // This is the other process, which is at it already.
+  std::optional<FileLock> other = *FileLock::try_acquire(AT_FDCWD, layer + "/verify.lock", FileLock::Mode::kExclusive);
+  REQUIRE(other);
+  const auto late = open();
+  auto looked = std::async(std::launch::async, [&] { return late->layer_info(*id).has_value(); });
+  CHECK(looked.wait_for(std::chrono::milliseconds(300)) == std::future_status::timeout);
+  REQUIRE(write_file_atomically(AT_FDCWD, layer + "/meta", sound, Durability::kNone));
+  for (const char* made : {"/chain-0", "/block-0"}) REQUIRE(make_directories(AT_FDCWD, layer + made));
+  other.reset();
+  CHECK(looked.get());
+  for (const char* stays : {"/chain-0", "/block-0", "/fs/a"}) CHECK(::access((layer + stays).c_str(), F_OK) == 0);
+}
+
+TEST_CASE_FIXTURE(Fixture, "after a reboot many look at a layer at once") {
+  const auto id = store->add_entries({file("a", std::string(1 << 20, 'x'))}, {}, LayerForm::kSnapshot);
+  REQUIRE(id);
+  REQUIRE(store->diff_id(*id));
+  const std::string layer = dir.path() + "/store/layers/" + id->value;
+  REQUIRE(make_directories(AT_FDCWD, layer + "/block-0"));
+  age_meta(layer);
+  std::vector<std::unique_ptr<Store>> stores;
+  for (int i = 0; i < 6; ++i) stores.push_back(open());
+  std::vector<std::future<bool>> looked;
+  for (const auto& one : stores) {
+    looked.push_back(std::async(std::launch::async, [&] {
+      if (!one->layer_info(*id)) return false;
+      // What is made of a verified layer stays.
+      const TempDir made = std::move(*TempDir::create(layer, "chain-"));
+      std::this_thread::sleep_for(std::chrono::milliseconds(50));
+      return ::access(made.path().c_str(), F_OK) == 0;
+    }));
+  }
+  for (auto& one : looked) CHECK(one.get());
+  CHECK(::access((layer + "/block-0").c_str(), F_OK) != 0);
+  CHECK(::access((layer + "/fs/a").c_str(), F_OK) == 0);
 }
 
 TEST_CASE_FIXTURE(Fixture, "fsck finds a blob that is not its name") {
