@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <utility>
 
 #include "base/text.h"
 #include "layers/internal/store_impl.h"
@@ -31,6 +32,8 @@ class Fsck {
   // Bytes before what refers to them.
   Result<FsckReport> run() {
     impl_.metas.lock()->clear();
+    impl_.with_snapshot.lock()->clear();
+    impl_.known_blocks.lock()->clear();
     RETURN_IF_ERROR_WITH(blobs(), "checking the blobs");
     RETURN_IF_ERROR_WITH(layers(), "checking the layers");
     RETURN_IF_ERROR_WITH(diffs(), "checking the names of layers");
@@ -114,7 +117,8 @@ class Fsck {
     const bool files = exists(path + "/fs");
     const bool tar = meta.diff_id && impl_.blob_exists(meta.diff_id->as_uncompressed_digest());
     bool blob = false;
-    for (const LayerBlob& b : meta.blobs) blob = blob || b.pulled || impl_.blob_exists(b.descriptor.digest);
+    // A pulled layer's bytes may be fetched again. Those of a built one may be nowhere else, whoever took them over.
+    for (const LayerBlob& b : meta.blobs) blob = blob || (meta.pulled && b.pulled) || impl_.blob_exists(b.descriptor.digest);
     if (files && !meta.pulled && meta.diff_id) {
       HashingWriter hash(-1);
       const auto written = impl_.write_tar(id, meta, hash);
@@ -123,12 +127,36 @@ class Fsck {
       const bool sound = written && summary && oci::DiffId::from_bytes(summary->sha256) == *meta.diff_id;
       if (!sound) {
         std::string what = fmt::format("the files of layer {} are not those of {}", id.value, meta.diff_id->text());
+        // First what shows the same damage: were it last, nothing would tell of it after an interruption.
+        if (repair_) {
+          RETURN_IF_ERROR(remove_blocks());
+          RETURN_IF_ERROR(remove_children(path, "chain-"));
+        }
         // The bytes of the layer, if there are any, give the files again.
         if (tar || blob) return remove(path + "/fs", std::move(what), "removed: they are made again from the layer's bytes");
         return quarantine(path, std::move(what));
       }
     }
     if (!files && !tar && !blob) return quarantine(path, fmt::format("layer {} has neither files nor bytes", id.value));
+    return {};
+  }
+
+  Result<void> remove_children(const std::string& directory, std::string_view prefix) {
+    ASSIGN_OR_RETURN(const auto names, names_in(directory));
+    for (const std::string& name : names) {
+      if (name.starts_with(prefix)) RETURN_IF_ERROR(remove_tree(AT_FDCWD, directory + "/" + name));
+    }
+    return {};
+  }
+
+  // The merged snapshots of deep images are hard links to the files of layers, and any may hold a damaged one. They are
+  // made again when they are needed.
+  Result<void> remove_blocks() {
+    if (std::exchange(blocks_removed_, true)) return {};
+    ASSIGN_OR_RETURN(const auto layers, names_in(impl_.path + "/layers"));
+    for (const std::string& layer : layers) {
+      if (layer.front() != '.') RETURN_IF_ERROR(remove_children(impl_.path + "/layers/" + layer, "block-"));
+    }
     return {};
   }
 
@@ -170,6 +198,7 @@ class Fsck {
 
   Store::Impl& impl_;
   bool repair_;
+  bool blocks_removed_ = false;
   FsckReport report_;
 };
 

@@ -292,3 +292,61 @@ TEST_CASE_FIXTURE(Fixture, "fsck finds a blob that is not its name") {
   CHECK_FALSE(store->has_blob(d));
   CHECK(store->fsck(true)->problems.empty());
 }
+
+namespace {
+
+bool is_there(const std::string& path) { return ::access(path.c_str(), F_OK) == 0; }
+
+// A built layer, and hard links to its file where other snapshots have them; then the file changes.
+struct DamagedLayer {
+  std::string path, chain, block;
+  DamagedLayer(Store& store, const LayerId& id, const LayerId& top)
+      : path(store.path() + "/layers/" + id.value), chain(path + "/chain-0"), block(store.path() + "/layers/" + top.value + "/block-0") {
+    for (const std::string& other : {chain, block}) {
+      REQUIRE(make_directories(AT_FDCWD, other));
+      REQUIRE(::link((path + "/fs/a").c_str(), (other + "/a").c_str()) == 0);
+    }
+    const auto fd = open_at(AT_FDCWD, path + "/fs/a", O_WRONLY);
+    REQUIRE(fd);
+    REQUIRE(write_all(fd->get(), "f1rst"));
+  }
+};
+
+}  // namespace
+
+TEST_CASE_FIXTURE(Fixture, "fsck removes everything that shows a damaged file") {
+  ThreadPool pool(1);
+  const auto id = store->add_entries({file("a", "first")}, {}, LayerForm::kSnapshot);
+  const auto top = store->add_entries({file("b", "second")}, {}, LayerForm::kSnapshot);
+  REQUIRE(id);
+  REQUIRE(top);
+  REQUIRE(store->blob(*id, {}, pool));  // the bytes that the files are made of again
+  REQUIRE(store->snapshots(std::vector{*id, *top}, pool, nullptr));
+  const DamagedLayer layer(*store, *id, *top);
+  CHECK(store->fsck(false)->problems.size() == 1);
+  for (const std::string& path : {layer.path + "/fs", layer.chain, layer.block}) CHECK(is_there(path));
+  CHECK(store->fsck(true)->problems.size() == 1);
+  for (const std::string& path : {layer.path + "/fs", layer.chain, layer.block}) CHECK_FALSE(is_there(path));
+  CHECK(is_there(store->path() + "/layers/" + top->value + "/fs/b"));
+  REQUIRE(store->snapshots(std::vector{*id, *top}, pool, nullptr));
+  CHECK(*read_file(AT_FDCWD, layer.path + "/fs/a") == "first");
+  CHECK(store->fsck(true)->problems.empty());
+}
+
+TEST_CASE_FIXTURE(Fixture, "fsck does not count on bytes of a built layer that are elsewhere") {
+  const auto id = store->add_entries({file("a", "first")}, {}, LayerForm::kSnapshot);
+  const auto top = store->add_entries({file("b", "second")}, {}, LayerForm::kSnapshot);
+  REQUIRE(id);
+  REQUIRE(top);
+  // The same layer was seen in a registry, but never fetched.
+  oci::Descriptor elsewhere = blob_of("compressed");
+  elsewhere.media_type = oci::media_type::kOciLayerGzip;
+  REQUIRE(*store->add_pulled(*store->diff_id(*id), elsewhere) == *id);
+  const DamagedLayer layer(*store, *id, *top);
+  const auto report = store->fsck(true);
+  REQUIRE(report->problems.size() == 2);  // and the name of the layer
+  CHECK(report->problems[0].done.starts_with("moved to quarantine/"));
+  CHECK_FALSE(is_there(layer.path));
+  CHECK_FALSE(is_there(layer.block));
+  CHECK(store->fsck(true)->problems.empty());
+}
