@@ -91,7 +91,7 @@ struct PruneOptions {
   bool all = false;                             // build records and cache mounts too
   std::optional<int64_t> unused_for_seconds;    // records that helped no build for so long, whatever `all` says
   std::optional<uint64_t> max_bytes;            // then the records unused for longest, until the store takes no more
-  std::set<std::string> types;                  // empty: all of regular (records), exec.cachemount, source.git, partial
+  std::set<std::string> types;                  // regular (records, and what falls with them), exec.cachemount, source.git, partial; empty: all, and the quarantine
 };
 
 struct FsckReport {

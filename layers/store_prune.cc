@@ -198,7 +198,7 @@ Result<uint64_t> Store::Impl::sweep_records(const PruneOptions& options, const L
     const bool old = options.unused_for_seconds ? record.used <= oldest : options.all;
     // The latest ones that fit are kept, and after the first that does not none is: an older one alone is of little use.
     full = full || (options.max_bytes && used(record.layers) > *options.max_bytes);
-    if (full || (wanted(options, "regular") && old)) {
+    if (full || old) {
       RETURN_IF_ERROR(sweeper.remove(record.path));
     } else {
       for (const LayerId& id : record.layers) mark(id);
@@ -221,8 +221,10 @@ Result<uint64_t> Store::Impl::sweep(const PruneOptions& options, const LayersOfR
   const bool everything = options.all && !options.unused_for_seconds;
   if (everything && wanted(options, "exec.cachemount")) RETURN_IF_ERROR(sweeper.remove(path + "/cache-mounts"));
   if (everything && wanted(options, "source.git")) RETURN_IF_ERROR(sweeper.remove(path + "/git"));
-  if (everything) RETURN_IF_ERROR(sweeper.remove(path + "/quarantine"));
-  if (everything && wanted(options, "regular")) RETURN_IF_ERROR(sweeper.empty(path + "/indexes"));
+  if (everything && options.types.empty()) RETURN_IF_ERROR(sweeper.remove(path + "/quarantine"));
+  // The rest are build records, and what falls with them.
+  if (!wanted(options, "regular")) return sweeper.freed();
+  if (everything) RETURN_IF_ERROR(sweeper.empty(path + "/indexes"));
   Budget budget(*self);
   if (options.max_bytes) {
     for (const char* room : {"/indexes", "/cache-mounts", "/git", "/images", "/diffs", "/records", "/partial"}) budget.add(path + room);

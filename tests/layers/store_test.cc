@@ -350,3 +350,42 @@ TEST_CASE_FIXTURE(Fixture, "fsck does not count on bytes of a built layer that a
   CHECK_FALSE(is_there(layer.block));
   CHECK(store->fsck(true)->problems.empty());
 }
+
+TEST_CASE_FIXTURE(Fixture, "prune removes the types that are named and no others") {
+  const auto id = store->add_entries({file("a", "1")}, {}, LayerForm::kTar);  // of the record
+  const auto loose = store->add_entries({file("b", "2")}, {}, LayerForm::kTar);
+  REQUIRE(id);
+  REQUIRE(loose);
+  const std::string key(64, 'k');
+  REQUIRE(store->put_record(key, "value"));
+  const std::vector<std::string> rooms = {"partial", "cache-mounts", "git", "quarantine"};
+  for (const std::string& room : rooms) {
+    REQUIRE(make_directories(AT_FDCWD, store->path() + "/" + room));
+    REQUIRE(write_file_atomically(AT_FDCWD, store->path() + "/" + room + "/x", "x", Durability::kNone));
+  }
+  const auto layers = [&](std::string_view) { return std::vector<LayerId>{*id}; };
+  const auto prune = [&](std::set<std::string> types) {
+    PruneOptions options;
+    options.all = true;
+    options.types = std::move(types);
+    options.max_bytes = 0;  // no reason to remove other types
+    REQUIRE(store->prune(options, layers));
+  };
+  std::set<std::string> left(rooms.begin(), rooms.end());
+  const std::vector<std::pair<std::string, std::string>> types = {{"partial", "partial"}, {"exec.cachemount", "cache-mounts"}, {"source.git", "git"}};
+  for (const auto& [type, room] : types) {
+    CAPTURE(type);
+    prune({type});
+    left.erase(room);
+    for (const std::string& r : rooms) CHECK(is_there(store->path() + "/" + r) == left.contains(r));
+    CHECK(store->layer_info(*id));
+    CHECK(store->layer_info(*loose));
+    CHECK(*store->record(key));
+  }
+  prune({"regular"});
+  CHECK(is_there(store->path() + "/quarantine"));
+  CHECK_FALSE(*store->record(key));
+  CHECK_FALSE(store->layer_info(*id));
+  prune({});
+  CHECK_FALSE(is_there(store->path() + "/quarantine"));
+}
