@@ -291,8 +291,9 @@ Result<HttpResponse> HttpSession::start(const HttpRequest& request, std::stop_to
   s.stop = std::move(stop);
   while (true) {
     RETURN_IF_ERROR(s.step());
-    // With a body still being sent, an early answer is only final when the exchange ends.
-    if (s.ended || (s.headers_done && !request.has_body)) break;
+    // With a body still being sent, an early answer is only final when the exchange ends, or when its own body is so
+    // long that somebody has to read it first.
+    if (s.ended || (s.headers_done && (!request.has_body || s.paused))) break;
     s.wait();
   }
   if (s.response.status >= 300 && s.response.status < 400) {

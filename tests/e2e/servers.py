@@ -399,10 +399,10 @@ class FaultProxy:
                 if rule[1] > 0 and re.search(rule[0], line):
                     rule[1] -= 1
                     self.faults += 1
-                    client.sendall(rule[2])
-                    client.shutdown(socket.SHUT_WR)
                     client.settimeout(2)
                     try:
+                        client.sendall(rule[2])
+                        client.shutdown(socket.SHUT_WR)
                         while client.recv(BLOCK):
                             pass
                     except OSError:
@@ -464,8 +464,8 @@ class FaultProxy:
         return None
 
 
-def canned(status, *headers):
-    return ("HTTP/1.1 %s\r\nContent-Length: 0\r\nConnection: close\r\n%s\r\n" % (status, "".join(h + "\r\n" for h in headers))).encode()
+def canned(status, *headers, body=b""):
+    return ("HTTP/1.1 %s\r\nContent-Length: %d\r\nConnection: close\r\n%s\r\n" % (status, len(body), "".join(h + "\r\n" for h in headers))).encode() + body
 
 
 class ServerCase(TestCase):

@@ -124,6 +124,21 @@ class Push(FaultCase):
         self.assertEqual(len([r for r in server.requests if r[0] == "PATCH"]), 2)
         self.assert_blobs_whole(server.directory)
 
+    def test_long_pages_instead_of_answers(self):
+        page = b"<p>no</p>\n" * (3 * MIB // 10)
+        self.image("x", [MIB])
+        for rule, status, words in (
+            ("PUT .*digest=", "413 Payload Too Large", "status 413"),
+            ("PUT .*/manifests/", "413 Payload Too Large", "status 413"),
+            ("PUT .*/manifests/", "502 Bad Gateway", "status 502"),
+        ):
+            with self.subTest(rule=rule, status=status):
+                proxy = FaultProxy(self.spec_registry().host)
+                proxy.answers = [[rule, 1000, canned(status, "Content-Type: text/html", body=page)]]
+                result = self.fails(1, "push", "--compression", "uncompressed", "x", proxy.host + "/x:1", timeout=40, env=FEW)
+                self.assertIn(words, result.err)
+                self.assertNotIn("<p>", result.err)
+
     def test_registry_that_never_takes_it(self):
         server = self.spec_registry()
         proxy = FaultProxy(server.host)
