@@ -339,31 +339,6 @@ void HttpSession::finish() {
   if (impl_->api != nullptr) impl_->end();
 }
 
-std::string origin_of(std::string_view url) {
-  const size_t scheme = url.find("://");
-  if (scheme == std::string_view::npos) return to_lower(url);
-  std::string_view authority = url.substr(scheme + 3);
-  authority = authority.substr(0, authority.find_first_of("/?#"));
-  if (const size_t at = authority.rfind('@'); at != std::string_view::npos) authority.remove_prefix(at + 1);
-  return to_lower(url.substr(0, scheme + 3)) + to_lower(authority);
-}
-
-std::string shown_url(std::string_view url) {
-  const size_t scheme = url.find("://");
-  const size_t path = scheme == std::string_view::npos ? std::string_view::npos : url.find('/', scheme + 3);
-  const std::string_view rest = path == std::string_view::npos ? std::string_view() : url.substr(path);
-  return printable(origin_of(url) + std::string(rest.substr(0, rest.find_first_of("?#"))));
-}
-
-std::string url_escape(std::string_view text) {
-  std::string out;
-  for (const char c : text) {
-    const bool plain = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' || c == '.' || c == '_' || c == '~';
-    out += plain ? std::string(1, c) : fmt::format("%{:02X}", static_cast<unsigned char>(c));
-  }
-  return out;
-}
-
 SessionPool::Lease SessionPool::acquire() {
   std::unique_ptr<HttpSession> session;
   {

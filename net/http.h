@@ -36,14 +36,6 @@ struct HttpRequest {
   std::chrono::milliseconds answer{300000};
 };
 
-// A URL as it may be shown: without user, password, query and fragment, where secrets are.
-std::string shown_url(std::string_view url);
-// "https://host:port" of a URL, in lower case.
-std::string origin_of(std::string_view url);
-
-// Percent-encoded for a query or a form (RFC 3986 "unreserved" stays).
-std::string url_escape(std::string_view text);
-
 struct HttpResponse {
   int status = 0;
   std::map<std::string, std::string> headers;  // names in lower case; a repeated one is joined with ", "

@@ -69,8 +69,9 @@ Result<Url> Url::parse(std::string_view text) {
 std::string Url::authority() const { return bracketed(host) + (port.empty() ? "" : ":" + port); }
 
 std::string Url::origin() const {
-  const std::string usual = scheme == "https" ? "443" : scheme == "http" ? "80" : "";
-  return scheme + "://" + bracketed(host) + ":" + (port.empty() ? usual : port);
+  const std::string_view usual = scheme == "https" ? "443" : scheme == "http" ? "80" : "";
+  const std::string number(port.substr(std::min(port.find_first_not_of('0'), port.size())));  // "0443" is 443
+  return scheme + "://" + bracketed(host) + (number.empty() || number == usual ? "" : ":" + number);
 }
 
 std::string Url::text() const {
@@ -115,6 +116,25 @@ Result<std::vector<std::pair<std::string, std::string>>> parse_query(std::string
     out.emplace_back(std::move(key), std::move(value));
   }
   return out;
+}
+
+std::string url_escape(std::string_view text) {
+  std::string out;
+  for (const char c : text) {
+    const bool plain = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' || c == '.' || c == '_' || c == '~';
+    out += plain ? std::string(1, c) : fmt::format("%{:02X}", static_cast<unsigned char>(c));
+  }
+  return out;
+}
+
+std::string origin_of(std::string_view url) {
+  const auto parsed = Url::parse(url);
+  return parsed ? parsed->origin() : std::string(url);
+}
+
+std::string shown_url(std::string_view url) {
+  const auto parsed = Url::parse(url);
+  return printable(parsed ? parsed->origin() + parsed->path : redacted(url.substr(0, url.find_first_of("?#"))));
 }
 
 std::string redacted(std::string_view url) {

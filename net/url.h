@@ -23,7 +23,7 @@ struct Url {
   static Result<Url> parse(std::string_view text);
   // "host" or "host:port".
   std::string authority() const;
-  // "scheme://host:port" with the scheme's own port written out: equal for equal servers.
+  // "scheme://host" or "scheme://host:port", without the scheme's own port: equal for equal servers.
   std::string origin() const;
   // Everything but the fragment: what is sent.
   std::string text() const;
@@ -35,6 +35,12 @@ std::string cut_off_at(std::string_view& text, char mark);
 Result<std::string> percent_decode(std::string_view text);
 // "a=1&b" → {a, 1}, {b, ""}, decoded ("+" is a blank).
 Result<std::vector<std::pair<std::string, std::string>>> parse_query(std::string_view query);
+// Percent-encoded for a query or a form (RFC 3986 "unreserved" stays).
+std::string url_escape(std::string_view text);
+// Url::origin() of a text; one that is no URL comes back unchanged, and is no server's origin.
+std::string origin_of(std::string_view url);
+// A URL as it may be shown: without user, password, query and fragment, where secrets are.
+std::string shown_url(std::string_view url);
 // The same URL without a password or token, for messages and for what is stored; other texts come back unchanged.
 std::string redacted(std::string_view url);
 

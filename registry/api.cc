@@ -8,6 +8,7 @@
 
 #include "base/json.h"
 #include "base/text.h"
+#include "net/url.h"
 
 namespace lamina::registry::internal {
 
@@ -54,9 +55,13 @@ std::string resolve_url(const std::string& request_url, const std::string& targe
   if (target[0] == '/' && target.compare(0, 2, "//") != 0) return home + target;
   if (target.compare(0, 2, "//") == 0) return home.substr(0, home.find("//")) + target;
   if (target.find("://") == std::string::npos) return request_url.substr(0, request_url.find('?')) + target;
-  const std::string origin = net::origin_of(target);
-  if (home.compare(0, 8, "https://") == 0 && origin == "http://" + home.substr(8)) return home + target.substr(target.find_first_of("/?#", origin.size()));
-  return target;
+  // The port may be the one of either scheme: "http://h" and "http://h:443" are both meant as "https://h".
+  const auto plain = net::Url::parse(target);
+  if (!plain || plain->scheme != "http" || home.compare(0, 8, "https://") != 0) return target;
+  net::Url encrypted = *plain;
+  encrypted.scheme = "https";
+  if (plain->origin() != "http://" + home.substr(8) && encrypted.origin() != home) return target;
+  return home + encrypted.path + (encrypted.query.empty() ? "" : "?" + encrypted.query);
 }
 
 Api::Api(const ClientOptions& options)
@@ -153,17 +158,18 @@ void Api::apply(const Base& base, net::HttpRequest& request) const {
 
 Result<void> Api::prepare(net::HttpRequest& request) {
   const std::string origin = net::origin_of(request.url);
-  const std::string host = origin.substr(origin.find("://") == std::string::npos ? 0 : origin.find("://") + 3);
   {
     auto known = bases_.lock();
-    for (const std::string& key : {host, host + " insecure"}) {
-      if (const auto it = known->find(key); it != known->end() && it->second.scheme + "://" + host == origin) {
-        apply(it->second, request);
-        return {};
-      }
+    // A host comes before its insecure twin, as in the map.
+    for (const auto& [key, base] : *known) {
+      if (net::origin_of(base.scheme + "://" + key.substr(0, key.find(' '))) != origin) continue;
+      apply(base, request);
+      return {};
     }
   }
-  ASSIGN_OR_RETURN(HostCertificates certificates, find_certificates(host));
+  // With its port when it is written: directories of certificates are named so.
+  const auto url = net::Url::parse(request.url);
+  ASSIGN_OR_RETURN(HostCertificates certificates, find_certificates(url ? url->authority() : std::string()));
   apply(Base{"https", true, std::move(certificates)}, request);
   return {};
 }
@@ -188,7 +194,7 @@ Result<ApiAnswer> Api::send(const Endpoint& endpoint, const std::vector<std::str
   ASSIGN_OR_RETURN(const Base base, base_of(endpoint));
   const bool repeatable = request.body_source == nullptr;
   const std::string host = endpoint.reference.api_host();
-  const std::string home = base.scheme + "://" + to_lower(host);
+  const std::string home = net::origin_of(base.scheme + "://" + host);
   if (net::origin_of(request.url) == home) {
     apply(base, request);
   } else {

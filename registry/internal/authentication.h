@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "net/http.h"
+#include "net/url.h"
 #include "oci/reference.h"
 #include "registry/credentials.h"
 

@@ -43,6 +43,25 @@ TEST_CASE("what is no URL") {
   }
 }
 
+TEST_CASE("equal servers have equal origins") {
+  CHECK(origin_of("https://h") == "https://h");
+  CHECK(origin_of("HTTPS://joe:secret@H:443/x?y#z") == "https://h");
+  CHECK(origin_of("https://h:0443") == "https://h");
+  CHECK(origin_of("http://h:80/") == "http://h");
+  CHECK(origin_of("http://h:443/") == "http://h:443");
+  CHECK(origin_of("https://[::1]:443") == "https://[::1]");
+  CHECK(origin_of("HTTPS://joe@A.test:1/x") == "https://a.test:1");
+  CHECK(origin_of("https://h@evil.test/") == "https://evil.test");
+  CHECK(origin_of("https://h x/") != origin_of("https://h"));
+  CHECK(origin_of("h") == "h");
+}
+
+TEST_CASE("a URL is shown without its secrets") {
+  CHECK(shown_url("https://joe:secret@A.test/p/q?token=secret#x") == "https://a.test/p/q");
+  CHECK(shown_url("https://a.test:443") == "https://a.test");
+  for (const char* text : {"https://joe:secret@a test/p?secret", "https://joe:secret@a.test:x/#secret", "/p?secret"}) CHECK(shown_url(text).find("secret") == std::string::npos);
+}
+
 TEST_CASE("an origin has its port") {
   CHECK(Url::parse("https://H/x")->origin() == Url::parse("https://h:443/y")->origin());
   CHECK(Url::parse("http://h/")->origin() != Url::parse("https://h/")->origin());

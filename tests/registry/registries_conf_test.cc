@@ -111,8 +111,14 @@ TEST_CASE("locations of uploads and links are made absolute") {
   // A proxy that ends TLS before the registry; another host stays what it is.
   CHECK(resolve_url(request, "http://a.test:5000/u?s=1") == "https://a.test:5000/u?s=1");
   CHECK(resolve_url(request, "http://b.test/u") == "http://b.test/u");
-  CHECK(net::shown_url("https://joe:secret@A.test/p/q?token=secret#x") == "https://a.test/p/q");
-  CHECK(net::origin_of("HTTPS://joe@A.test:1/x") == "https://a.test:1");
+  CHECK(resolve_url(request, "http://a.test:5000") == "https://a.test:5000");
+  CHECK(resolve_url(request, "http://a.test:5001/u") == "http://a.test:5001/u");
+  // Ports that the schemes have anyway.
+  for (const char* usual : {"https://a.test/v2/", "https://a.test:443/v2/"}) {
+    CHECK(resolve_url(usual, "/v2/u") == "https://a.test/v2/u");
+    for (const char* plain : {"http://a.test/u?s=1", "http://a.test:80/u?s=1", "http://a.test:443/u?s=1"}) CHECK(resolve_url(usual, plain) == "https://a.test/u?s=1");
+    CHECK(resolve_url(usual, "http://a.test:8080/u") == "http://a.test:8080/u");
+  }
 }
 
 TEST_CASE("pauses") {
