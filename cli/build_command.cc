@@ -30,12 +30,11 @@ Result<void> write_results(const BuildOptions& options, const builder::BuildResu
   if (!options.iid_file.empty()) {
     RETURN_IF_ERROR(write_text(options.iid_file, result.image_id.text()));
   }
+  const oci::Descriptor& d = result.pushed ? *result.pushed : result.index ? *result.index : result.images.front().manifest;
   if (!options.digest_file.empty()) {
-    const oci::Digest& digest = result.pushed ? result.pushed->digest : result.images.size() > 1 ? result.image_id : result.images.front().manifest.digest;
-    RETURN_IF_ERROR(write_text(options.digest_file, digest.text() + "\n"));
+    RETURN_IF_ERROR(write_text(options.digest_file, d.digest.text() + "\n"));
   }
   if (options.metadata_file.empty()) return {};
-  const oci::Descriptor& d = result.pushed ? *result.pushed : result.index ? *result.index : result.images.front().manifest;
   nlohmann::json json = {{"containerimage.config.digest", result.images.front().config.text()},
                          {"containerimage.digest", d.digest.text()},
                          {"containerimage.descriptor", {{"mediaType", d.media_type}, {"digest", d.digest.text()}, {"size", d.size}}}};
