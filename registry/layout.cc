@@ -178,11 +178,12 @@ Result<void> write_layout_directory(const std::string& path, const ExportImage& 
   ASSIGN_OR_RETURN(TempDir temp, TempDir::create(parent, ".oci-layout"));
   {
     ASSIGN_OR_RETURN(const UniqueFd fd, open_directory(AT_FDCWD, temp.path()));
-    // TempDir is private to its owner; a layout is as readable as any other output.
-    const mode_t mask = ::umask(0);
-    ::umask(mask);
-    if (::fchmod(fd.get(), 0777 & ~mask) != 0) return system_error(errno, "chmod", temp.path());
-    RETURN_IF_ERROR(make_directories(fd.get(), "blobs/sha256"));
+    // TempDir is private to its owner; a layout is as readable as any other output. What the umask leaves is seen on a
+    // new directory: asking for the umask sets it, under the other threads.
+    RETURN_IF_ERROR(make_directories(fd.get(), "blobs/sha256", 0777));
+    struct stat made {};
+    if (::fstatat(fd.get(), "blobs", &made, AT_SYMLINK_NOFOLLOW) != 0) return system_error(errno, "stat", temp.path() + "/blobs");
+    if (::fchmod(fd.get(), made.st_mode & 0777) != 0) return system_error(errno, "chmod", temp.path());
     for (const oci::Descriptor& blob : blobs_of(image)) RETURN_IF_ERROR(write_blob_file(fd.get(), blob, blobs));
     for (const auto& [digest, json] : manifests_of(image)) RETURN_IF_ERROR(write_file_atomically(fd.get(), blob_path(digest), *json, Durability::kNone));
     RETURN_IF_ERROR(write_file_atomically(fd.get(), "oci-layout", kLayoutFile, Durability::kNone));
