@@ -144,11 +144,23 @@ oci::Descriptor index_entry(const oci::Descriptor& top, const Place& to) {
   return entry;
 }
 
+// Whether the bytes are there, which a size alone does not say.
+Result<bool> holds(int directory, const std::string& path, const oci::Descriptor& blob) {
+  struct stat st {};
+  if (::fstatat(directory, path.c_str(), &st, AT_SYMLINK_NOFOLLOW) != 0 || !S_ISREG(st.st_mode) || static_cast<uint64_t>(st.st_size) != blob.size) return false;
+  ASSIGN_OR_RETURN(UniqueFd fd, open_at(directory, path, O_RDONLY | O_NOFOLLOW));
+  const auto stream = oci::verify_stream(std::make_unique<FdSource>(std::move(fd)), blob);
+  FunctionSink nowhere([](std::span<const std::byte>) -> Result<void> { return {}; });
+  const auto read = copy_stream(*stream, nowhere);
+  if (!read && read.error().kind() != ErrorKind::kCorrupt) return std::move(read).error();
+  return read.has_value();
+}
+
 // Puts one blob beside its place and moves it there: a layout that others read never has half of one.
 Result<bool> put_file(int directory, const oci::Descriptor& blob, const std::function<Result<void>(ByteSink&)>& write) {
   const std::string path = blob_path(blob.digest);
-  struct stat st {};
-  if (::fstatat(directory, path.c_str(), &st, AT_SYMLINK_NOFOLLOW) == 0 && static_cast<uint64_t>(st.st_size) == blob.size) return false;
+  ASSIGN_OR_RETURN(const bool there, holds(directory, path, blob));
+  if (there) return false;
   const std::string temp = path + "." + temporary_name("part");
   const auto fill = [&]() -> Result<void> {
     ASSIGN_OR_RETURN(UniqueFd fd, open_at(directory, temp, O_WRONLY | O_CREAT | O_EXCL, 0644));

@@ -40,6 +40,18 @@ class Copy(CopyCase):
             subprocess.run(["skopeo", "copy", "-q", "--all", "--src-tls-verify=false", source, "dir:" + tempfile.mkdtemp(dir=self.dir)], check=True)
         # A layout is added to, and a copied image is not copied again.
         self.assertIn(" 0 B moved", self.ok("copy", host + "/multi:1", "oci:%s:second" % layout).err)
+        # A size alone says nothing: what is damaged in the target is written again.
+        blobs = os.path.join(layout, "blobs/sha256")
+        for name in os.listdir(blobs):
+            path = os.path.join(blobs, name)
+            size = os.path.getsize(path)
+            os.chmod(path, 0o644)
+            with open(path, "wb") as f:
+                f.write(b"x" * size)
+        self.ok("copy", host + "/multi:1", "oci:%s:second" % layout)
+        for name in os.listdir(blobs):
+            with open(os.path.join(blobs, name), "rb") as f:
+                self.assertEqual(hashlib.sha256(f.read()).hexdigest(), name)
         names = [m["annotations"]["org.opencontainers.image.ref.name"] for m in json.loads(read(layout, "index.json"))["manifests"]]
         self.assertEqual(names, ["first", "second"])
 
