@@ -1,5 +1,6 @@
 """Layouts, archives and plain files, and reading them back."""
 
+import stat
 import subprocess
 import tarfile
 
@@ -96,6 +97,59 @@ class Outputs(TestCase):
         for output, code in (("type=nope", 2), ("type=oci", 2), ("type=oci,dest=/nonexistent-directory/x.tar", 1), ("type=oci,dest=%s,compresion=gzip" % self.out("x"), 2)):
             result = self.call("build", "-o", output, self.context)
             self.assertEqual(result.code, code, output + "\n" + result.err)
+
+
+class Destinations(TestCase):
+    def setUp(self):
+        super().setUp()
+        self.dockerfile("FROM BUSYBOX\n")
+
+    def test_link_stays_a_link(self):
+        os.symlink("real", os.path.join(self.dir, "link"))
+        for option in ("--iidfile", "--metadata-file"):
+            self.build(option, os.path.join(self.dir, "link"))
+            self.assertTrue(os.path.islink(os.path.join(self.dir, "link")))
+            self.assertIn("sha256:", read(self.dir, "real"))
+
+    @unittest.skipUnless(ROOT, "device nodes take root to make")
+    def test_device_is_not_replaced(self):
+        null = os.path.join(self.dir, "null")
+        os.mknod(null, 0o666 | stat.S_IFCHR, os.makedev(1, 3))
+        self.build("--iidfile", null, "-o", "type=tar,dest=" + null)
+        self.assertTrue(stat.S_ISCHR(os.stat(null).st_mode))
+
+    def test_result_that_cannot_be_written_is_no_success(self):
+        call, environment = self.command("build", "-q", self.context)
+        with open("/dev/full", "w") as full:
+            done = subprocess.run(call, env=environment, stdout=full, stderr=subprocess.PIPE, text=True)
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("No space left", done.stderr)
+
+    def test_nobody_waits_for_a_fifo(self):
+        for name in ("Dockerfile", ".dockerignore"):
+            other = os.path.join(self.dir, "with-" + name)
+            os.mkdir(other)
+            if name != "Dockerfile":
+                self.write("Dockerfile", "FROM scratch\nCOPY . /\n", where=other)
+            os.mkfifo(os.path.join(other, name))
+            result = self.call("build", other, timeout=20)
+            self.assertNotEqual(result.code, 0)
+            self.assertIn("is not a regular file", result.err)
+        self.dockerfile("FROM BUSYBOX\nRUN rm /etc/passwd && mkfifo /etc/passwd\nRUN true\n")
+        self.assertIn("is not a regular file", self.call("build", self.context, timeout=60).err)
+
+    def test_dockerfile_from_a_pipe_that_is_named(self):
+        fifo = os.path.join(self.dir, "pipe")
+        os.mkfifo(fifo)
+        os.chmod(fifo, 0o666)
+        writer = subprocess.Popen(["sh", "-c", "echo FROM scratch > '%s'" % fifo])
+        self.ok("build", "-f", fifo, self.context, timeout=30)
+        writer.wait(timeout=30)
+
+    def test_very_many_stages_that_need_each_other(self):
+        stages = "FROM scratch AS s0\n" + "".join("FROM s%d AS s%d\n" % (i, i + 1) for i in range(5000))
+        self.dockerfile(stages)
+        self.assertIn("more than 500 stages", self.fails(2, "build", self.context).err)
 
 
 if __name__ == "__main__":
