@@ -335,7 +335,7 @@ Result<void> Planner::start_from_directory(StageScope& scope, const std::string&
 Result<void> Planner::evaluate_stage(int index) {
   if (plan_.stages.contains(index)) return {};
   // Each stage that another needs is evaluated inside that one.
-  constexpr int kMaxDepth = 500;
+  constexpr int kMaxDepth = 200;
   ++depth_;
   const ScopeExit leave([this] { --depth_; });
   if (depth_ > kMaxDepth) {

@@ -149,7 +149,7 @@ class Destinations(TestCase):
     def test_very_many_stages_that_need_each_other(self):
         stages = "FROM scratch AS s0\n" + "".join("FROM s%d AS s%d\n" % (i, i + 1) for i in range(5000))
         self.dockerfile(stages)
-        self.assertIn("more than 500 stages", self.fails(2, "build", self.context).err)
+        self.assertIn("more than 200 stages", self.fails(2, "build", self.context).err)
 
 
 if __name__ == "__main__":
