@@ -132,14 +132,6 @@ Result<Sha256Bytes> digest_range(int fd, uint64_t offset, uint64_t limit, uint64
 
 }  // namespace
 
-Result<std::string> digest_of_fd(int fd) {
-  const off_t offset = ::lseek(fd, 0, SEEK_CUR);
-  uint64_t total = 0;
-  if (offset < 0) return system_error(errno, "lseek");
-  ASSIGN_OR_RETURN(const Sha256Bytes digest, digest_range(fd, static_cast<uint64_t>(offset), UINT64_MAX, total));
-  return to_hex(digest);
-}
-
 Result<Sha256Bytes> content_digest(int fd, uint64_t size_bytes, ThreadPool* pool) {
   uint64_t total = 0;
   if (size_bytes <= kDigestPiece) return digest_range(fd, 0, UINT64_MAX, total);

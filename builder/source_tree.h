@@ -66,9 +66,6 @@ std::shared_ptr<const SourceTree> tree_of_view(std::shared_ptr<const layers::Roo
 // Resolves symlinks inside a root by asking lstat and read_link; shared by the trees.
 Result<std::string> resolve_in_tree(const SourceTree& tree, const std::string& path, bool follow_last);
 
-// SHA-256 of everything that can be read from `fd`, from its current offset.
-Result<std::string> digest_of_fd(int fd);
-
 // A file longer than this is digested in pieces of this size.
 inline constexpr uint64_t kDigestPiece = 4 << 20;
 // What stands for the bytes of a file in keys, together with its size: the SHA-256 of a file of up to kDigestPiece

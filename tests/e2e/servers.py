@@ -399,7 +399,7 @@ class FaultProxy:
                 if rule[1] > 0 and re.search(rule[0], line):
                     rule[1] -= 1
                     self.faults += 1
-                    client.settimeout(2)
+                    client.settimeout(30)  # a close before all is read would reset the connection
                     try:
                         client.sendall(rule[2])
                         client.shutdown(socket.SHUT_WR)

@@ -136,8 +136,7 @@ class Push(FaultCase):
                 proxy = FaultProxy(self.spec_registry().host)
                 proxy.answers = [[rule, 1000, canned(status, "Content-Type: text/html", body=page)]]
                 result = self.fails(1, "push", "--compression", "uncompressed", "x", proxy.host + "/x:1", timeout=40, env=FEW)
-                # As below: the connection may be reset before the answer is read.
-                self.assertRegex(result.err, words + "|Failed sending data|Send failed|Connection reset")
+                self.assertIn(words, result.err)
                 self.assertNotIn("<p>", result.err)
 
     def test_registry_that_never_takes_it(self):
