@@ -49,7 +49,12 @@ class Builder:
         raise NotImplementedError
 
     def clean(self):
-        """Forgets everything: images, layers, records."""
+        """Forgets everything: images, layers, records. The files move aside and go when all is over: ext4 without a
+        journal looks past every inode that was freed in the last minutes when it makes a file, which would be timed."""
+
+    def move_aside(self, path):
+        if os.path.isdir(path):
+            os.rename(path, tempfile.mkdtemp(prefix="gone-", dir=os.path.dirname(self.place)) + "/old")
 
     def stop(self):
         pass
@@ -91,8 +96,7 @@ class Lamina(Builder):
         return self.call("build", "-q", "-t", name, "--push", path)
 
     def clean(self):
-        # As root also for a user with subordinate ids.
-        subprocess.run(["rm", "-rf", self.store], check=True)
+        self.move_aside(self.store)
 
 
 class LaminaRootless(Lamina):
@@ -131,9 +135,8 @@ class Buildah(Builder):
         return Cost(built.wall + pushed.wall, built.cpu + pushed.cpu, max(built.peak, pushed.peak))
 
     def clean(self):
-        if os.path.isdir(self.root):
-            subprocess.run([*self.base, "rmi", "-a", "-f"], capture_output=True)
-            subprocess.run(["rm", "-rf", self.root], check=True)
+        subprocess.run(["umount", self.root + "/r/overlay"], capture_output=True)
+        self.move_aside(self.root)
 
 
 class DockerBuildKit(Builder):
@@ -160,6 +163,14 @@ class DockerBuildKit(Builder):
             time.sleep(0.1)
         raise Failed("dockerd does not start; see %s/log" % self.place)
 
+    def run_once(self):
+        """The daemon's own first steps are not timed."""
+        path = os.path.join(self.place, "first")
+        os.makedirs(path, exist_ok=True)
+        with open(path + "/Dockerfile", "w") as f:
+            f.write("FROM scratch\nCOPY Dockerfile /\n")
+        self.build(path, tag="first")
+
     def env(self):
         return dict(os.environ, DOCKER_HOST="unix://" + self.socket, DOCKER_BUILDKIT=self.buildkit)
 
@@ -175,8 +186,10 @@ class DockerBuildKit(Builder):
         return Cost(built.wall + pushed.wall, built.cpu + pushed.cpu, max(built.peak, pushed.peak))
 
     def clean(self):
-        subprocess.run(["/usr/bin/docker", "system", "prune", "-a", "-f"], env=self.env(), capture_output=True)
-        subprocess.run(["/usr/bin/docker", "builder", "prune", "-a", "-f"], env=self.env(), capture_output=True)
+        self.stop()
+        self.move_aside(self.place + "/data")
+        self.start()
+        self.run_once()
 
     def stop(self):
         self.daemon.send_signal(signal.SIGTERM)

@@ -1,5 +1,7 @@
-"""The build contexts that are timed. Each is made once: a mark beside it says for which base image."""
+"""The build contexts that are timed. Each is made once: a mark beside it says by which recipe and for which base image."""
 
+import hashlib
+import inspect
 import os
 import random
 import shutil
@@ -82,11 +84,13 @@ CONTEXTS = {
 def make(directory, name, base):
     path = os.path.join(directory, name)
     mark = os.path.join(directory, "." + name + ".done")
-    if os.path.exists(mark) and open(mark).read().strip() == base:
+    dockerfile, fill = CONTEXTS[name]
+    recipe = base + dockerfile + (inspect.getsource(fill) + inspect.getsource(many_files) if fill else "")
+    made = base + " " + hashlib.sha256(recipe.encode()).hexdigest()
+    if os.path.exists(mark) and open(mark).read().strip() == made:
         return path
     shutil.rmtree(path, ignore_errors=True)
     os.makedirs(path)
-    dockerfile, fill = CONTEXTS[name]
     with open(os.path.join(path, "Dockerfile"), "w") as f:
         f.write(dockerfile.replace("BASE", base))
     if fill:
@@ -95,5 +99,5 @@ def make(directory, name, base):
         for n in files + ["."]:
             os.utime(os.path.join(top, n), (FIXED_TIME, FIXED_TIME))
     with open(mark, "w") as f:
-        f.write(base + "\n")
+        f.write(made + "\n")
     return path
