@@ -113,8 +113,8 @@ class ContextTree : public SourceTree {
   }
 
   Result<std::string> file_digest(const std::string& path, const FileInfo& info, bool has_xattrs, ThreadPool* pool) const override {
+    if (std::string known = known_digest(path, info); !known.empty()) return known;
     DigestIndex::Found found;
-    if (index_ && info.type == EntryType::kFile && index_->find(path, key_of(info), found)) return to_hex(found.digest);
     const int64_t read_at = realtime_ns();
     ASSIGN_OR_RETURN(const UniqueFd fd, opener_->open_file(path));
     // The stat that proves the digest is taken from the file that is read, before the first byte.
@@ -130,6 +130,21 @@ class ContextTree : public SourceTree {
   }
 
   std::shared_ptr<const layers::FileOpener> opener() const override { return opener_; }
+
+  std::string known_digest(const std::string& path, const FileInfo& info) const override {
+    DigestIndex::Found found;
+    return index_ && info.type == EntryType::kFile && index_->find(path, key_of(info), found) ? to_hex(found.digest) : std::string();
+  }
+
+  Result<bool> unchanged(const std::string& path, const FileInfo& selected, int fd) const override {
+    struct stat st {};
+    if (::fstat(fd, &st) != 0) return system_error(errno, "fstat", path);
+    return key_of(info_of(st)) == key_of(selected);
+  }
+
+  void learn_digest(const std::string& path, const FileInfo& selected, bool has_xattrs, const Sha256Bytes& digest, int64_t read_at_ns) const override {
+    if (index_) index_->put(path, key_of(selected), {digest, !has_xattrs}, read_at_ns);
+  }
 
   std::string hidden_by(const std::string& path) const override {
     const parser::IgnoreRule* rule = path.empty() ? nullptr : ignore_.decide(path);

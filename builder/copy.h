@@ -36,6 +36,7 @@ struct SelectedSource {
   std::vector<SelectedFile> files;       // parents before children; for a file: exactly one
   std::vector<SelectedFile> parent_directories;  // --parents: metadata of the directories in the prefix
   std::shared_ptr<const SourceTree> tree;
+  std::shared_ptr<const layers::FileOpener> opener;   // of the files' bytes; null: the tree's
   std::shared_ptr<const std::string> inline_content;  // a heredoc; then `files` is empty
   size_t order = 0;           // of the source in the instruction; heredocs come last
   bool remote = false;        // from ADD's network: unpacked only when asked for
@@ -48,10 +49,16 @@ struct Selection {
   std::vector<std::string> warnings;
 };
 
-// Finds what the step copies and digests it, in parallel on `pool`. Errors are about the sources: kNotFound
-// with the ignore rule or the nearest name, with a diagnostic at the source's place.
+// Finds what the step copies, in parallel on `pool`. Digests are set where they are known without reading. Errors are
+// about the sources: kNotFound with the ignore rule or the nearest name, with a diagnostic at the source's place.
 Result<Selection> select_sources(const CopyStep& copy, const Step& step, std::shared_ptr<const SourceTree> tree,
                                  ThreadPool& pool);
+// Digests the files of at least `from_bytes` that have no digest yet.
+Result<void> digest_selection(Selection& selection, ThreadPool& pool, uint64_t from_bytes = 0);
+// From now on the selection's files are opened through an opener that takes missing digests from the bytes that the
+// layer's writer reads, and fails the writer (kCorrupt) where a file is not, or not any more, what its digest says. The
+// selection stays where it is while the opener is used.
+void watch_reading(Selection& selection);
 
 // A source that is a path and no pattern, such as a mount's.
 parser::Word literal_path(const std::string& path, SourceRange range);

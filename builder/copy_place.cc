@@ -226,7 +226,7 @@ class Placer {
       if (entry.size == 0) {
         entry.bytes = empty_;
       } else {
-        entry.opener = source.tree->opener();
+        entry.opener = source.opener ? source.opener : source.tree->opener();
         entry.source_path = file.path;
       }
       if (file.info.nlink > 1) {

@@ -281,7 +281,7 @@ class Selector {
   Result<void> add_file(const std::string& path, const FileInfo& info, SelectedSource& selected) {
     const size_t slash = path.rfind('/');
     if (std::string_view(path).substr(slash == std::string::npos ? 0 : slash + 1).starts_with(".wh.")) return reserved_name(path);
-    SelectedFile file{path, "", info, "", "", {}};
+    SelectedFile file{path, "", info, tree_->known_digest(path, info), "", {}};
     if (info.type == EntryType::kSymlink) {
       ASSIGN_OR_RETURN(file.link_target, tree_->read_link(path));
     } else {
@@ -323,37 +323,6 @@ class Selector {
   std::string exclude_prefix_;
   Selection selection_;
 };
-
-// Files are digested in slices of this many; a large one on its own, by all threads together.
-constexpr size_t kSlice = 64;
-
-Result<void> digest_all(Selection& selection, ThreadPool& pool) {
-  struct Job {
-    const SourceTree* tree;
-    SelectedFile* file;
-  };
-  std::vector<Job> small, large;
-  for (SelectedSource& source : selection.sources) {
-    for (SelectedFile& file : source.files) {
-      if (file.info.type != EntryType::kFile || !file.digest.empty()) continue;
-      (file.info.size > kDigestPiece ? large : small).push_back({source.tree.get(), &file});
-    }
-  }
-  const auto digest = [&](const Job& job, ThreadPool* helpers) -> Result<void> {
-    ASSIGN_OR_RETURN(job.file->digest, job.tree->file_digest(job.file->path, job.file->info, !job.file->xattrs.empty(), helpers));
-    return {};
-  };
-  for (const Job& job : large) RETURN_IF_ERROR(digest(job, &pool));
-  const size_t slices = (small.size() + kSlice - 1) / kSlice;
-  std::vector<Result<void>> results(slices);
-  parallel_for(pool, slices, [&](size_t slice) {
-    for (size_t i = slice * kSlice; i < std::min(small.size(), (slice + 1) * kSlice) && results[slice]; ++i) {
-      results[slice] = digest(small[i], nullptr);
-    }
-  });
-  for (Result<void>& result : results) RETURN_IF_ERROR(std::move(result));
-  return {};
-}
 
 char type_letter(EntryType type) {
   switch (type) {
@@ -399,9 +368,7 @@ std::map<std::string, std::string> links_within(const Selection& selection) {
 
 Result<Selection> select_sources(const CopyStep& copy, const Step& step, std::shared_ptr<const SourceTree> tree, ThreadPool& pool) {
   const TraceSpan span("copy", "select " + step.title);
-  ASSIGN_OR_RETURN(Selection selection, Selector(copy, step, std::move(tree), &pool).run());
-  RETURN_IF_ERROR(digest_all(selection, pool));
-  return selection;
+  return Selector(copy, step, std::move(tree), &pool).run();
 }
 
 parser::Word literal_path(const std::string& path, SourceRange range) {

@@ -144,7 +144,7 @@ std::optional<Outcome> Executor::recorded(const Step& step, const KeyInputs& inp
   auto found = records_.find(key);
   if (!found) return std::nullopt;
   key = found->chain;
-  return Outcome{std::move(*found), std::move(key), true, {}};
+  return Outcome{std::move(*found), std::move(key), true, false, {}};
 }
 
 Result<Outcome> Executor::record(const Step& step, const KeyInputs& inputs, layers::LayerId layer) {
@@ -161,6 +161,7 @@ Result<Outcome> Executor::record(const Step& step, const KeyInputs& inputs, laye
     outcome.key = same ? before->chain : sha256_hex(outcome.key + "\n" + layer.value);
   } else {
     outcome.key = own_chain;
+    outcome.fresh = true;
   }
   outcome.record = {std::move(layer), format_rfc3339(created), outcome.key};
   RETURN_IF_ERROR(records_.put(inputs, outcome.record, step.identity));
@@ -185,16 +186,16 @@ Result<layers::LayerId> Executor::squash_stage(int stage) {
   ASSIGN_OR_RETURN(const std::vector<std::string> directories, env_.store.single_snapshots(all, env_.pool, base == nullptr ? nullptr : base->remote.get()));
   const auto own = directories.begin() + static_cast<ptrdiff_t>(below);
   ASSIGN_OR_RETURN(const std::shared_ptr<layers::RootfsView> view, layers::RootfsView::open({directories.begin(), own}));
-  ASSIGN_OR_RETURN(const layers::EntryList entries, internal::squash({own, directories.end()}, *view));
+  ASSIGN_OR_RETURN(layers::EntryList entries, internal::squash({own, directories.end()}, *view));
   if (entries.empty()) return layers::LayerId{};
-  return env_.store.add_entries(entries, layers::SealOptions{env_.request.source_date_epoch}, layers::LayerForm::kTar);
+  return env_.store.add_entries(std::move(entries), layers::SealOptions{env_.request.source_date_epoch}, layers::LayerForm::kTar, &env_.pool);
 }
 
-Result<layers::LayerId> Executor::add_layer(const Step& step, const layers::EntryList& entries) {
+Result<layers::LayerId> Executor::add_layer(const Step& step, layers::EntryList entries) {
   if (entries.empty()) return layers::LayerId{};
   const TraceSpan span("layers", "add " + step.title);
   const layers::SealOptions options{env_.request.source_date_epoch};
-  return env_.store.add_entries(entries, options, files_needed_later(step) ? layers::LayerForm::kSnapshot : layers::LayerForm::kTar);
+  return env_.store.add_entries(std::move(entries), options, files_needed_later(step) ? layers::LayerForm::kSnapshot : layers::LayerForm::kTar, &env_.pool);
 }
 
 // --- WORKDIR --------------------------------------------------------------------------------------
@@ -247,7 +248,7 @@ Result<Outcome> Executor::execute_body(const Step& step, const WorkdirStep& work
   placement.owner = Owner{user->uid, only_number ? user->uid : user->gid};
   entries = place_directory(workdir.path, placement, *view);
   if (!entries) return at_instruction(step, std::move(entries).error());
-  ASSIGN_OR_RETURN(layers::LayerId layer, add_layer(step, *entries));
+  ASSIGN_OR_RETURN(layers::LayerId layer, add_layer(step, *std::move(entries)));
   return record(step, inputs, std::move(layer));
 }
 
@@ -294,18 +295,42 @@ Result<Outcome> Executor::execute_body(const Step& step, const CopyStep& copy) {
     return at_instruction(step, Error(ErrorKind::kNotFound, selected->warnings.front()).with_note("--strict makes this an error"));
   }
   for (const std::string& warning : selected->warnings) env_.warning(warning);
-  add_selection_inputs(*selected, inputs);
-  auto outcome = recorded(step, inputs);
-  if (!outcome) {
-    ASSIGN_OR_RETURN(const std::vector<GitCheckout> checkouts, fetch_remotes(step, copy, remotes, *selected));
-    auto layer = copy_files(step, copy, *selected);
-    if (!layer) return at_instruction(step, std::move(layer).error());
-    ASSIGN_OR_RETURN(outcome, record(step, inputs, std::move(*layer)));
-  }
+  auto outcome = execute_copy(step, copy, remotes, *selected, std::move(inputs));
+  if (!outcome) return at_instruction(step, std::move(outcome).error());
   if (!source_key.empty()) {
     RETURN_IF_ERROR(records_.put(by_definition, outcome->record, step.identity + "\nby definition"));
   }
   return std::move(*outcome);
+}
+
+// Whether an earlier build may have left a record of this step: if not, its key is not worth an extra reading.
+bool Executor::record_is_likely(const Step& step) {
+  if (step.no_cache) return false;
+  if (!step.independent && step.parent >= 0 && outcome(step.parent).value_or(Outcome{}).fresh) return false;
+  return records_.knows(step.identity);
+}
+
+// The key needs the content's digests and the layer needs its bytes. Where a record is likely the files are digested
+// first; else they are read once, for both.
+Result<Outcome> Executor::execute_copy(const Step& step, const CopyStep& copy, std::vector<RemotePart>& remotes, Selection& selection, KeyInputs inputs) {
+  const bool digest_on_the_way = !copy.is_add && !record_is_likely(step);  // ADD may put an archive's files in a file's place
+  if (!digest_on_the_way) {
+    RETURN_IF_ERROR(digest_selection(selection, env_.pool));
+    add_selection_inputs(selection, inputs);
+    if (auto hit = recorded(step, inputs)) return std::move(*hit);
+  } else if (files_needed_later(step)) {
+    // Into a snapshot the kernel copies long files.
+    RETURN_IF_ERROR(digest_selection(selection, env_.pool, kCopyBufferSize));
+  }
+  watch_reading(selection);
+  ASSIGN_OR_RETURN(const std::vector<GitCheckout> checkouts, fetch_remotes(step, copy, remotes, selection));
+  ASSIGN_OR_RETURN(layers::LayerId layer, copy_files(step, copy, selection));
+  if (digest_on_the_way) {
+    RETURN_IF_ERROR(digest_selection(selection, env_.pool));  // what did not get into the layer
+    add_selection_inputs(selection, inputs);
+    if (auto hit = recorded(step, inputs)) return std::move(*hit);
+  }
+  return record(step, inputs, std::move(layer));
 }
 
 Result<layers::LayerId> Executor::copy_files(const Step& step, const CopyStep& copy, Selection& selection) {
@@ -331,13 +356,17 @@ Result<layers::LayerId> Executor::copy_files(const Step& step, const CopyStep& c
       if (!archive) continue;
       ASSIGN_OR_RETURN(layers::PendingLayer scratch, env_.store.begin_layer());
       ASSIGN_OR_RETURN(std::shared_ptr<const SourceTree> tree, unpack_archive(*source.tree, path, scratch.fs()));
+      if (source.opener) {
+        ASSIGN_OR_RETURN(const UniqueFd again, source.opener->open_file(path));
+        RETURN_IF_ERROR(source.opener->confirm(path, again.get(), std::nullopt));
+      }
       ASSIGN_OR_RETURN(source, select_whole_tree(std::move(tree), source.named));
       source.archive = true;
       unpacked.push_back(std::move(scratch));
     }
   }
-  ASSIGN_OR_RETURN(const layers::EntryList entries, place_sources(selection, copy, placement, *view));
-  return add_layer(step, entries);
+  ASSIGN_OR_RETURN(layers::EntryList entries, place_sources(selection, copy, placement, *view));
+  return add_layer(step, std::move(entries));
 }
 
 // --- RUN -------------------------------------------------------------------------------------------
@@ -409,7 +438,8 @@ Result<void> Executor::add_mount_inputs(const Step& step, const RunStep& run, bo
     everything.from = planned.from;
     everything.sources.push_back(literal_path(m.source, step.instruction.range));
     ASSIGN_OR_RETURN(const std::shared_ptr<const SourceTree> tree, tree_of(planned.from, step.stage));
-    ASSIGN_OR_RETURN(const Selection selection, select_sources(everything, step, tree, env_.pool));
+    ASSIGN_OR_RETURN(Selection selection, select_sources(everything, step, tree, env_.pool));
+    RETURN_IF_ERROR(digest_selection(selection, env_.pool));
     add_selection_inputs(selection, inputs);
     // A stage's directory is mounted as it is, with its own attributes; a context's files are laid out anew.
     if (!key.empty()) add_root_inputs(selection, prefix, inputs);

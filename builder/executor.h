@@ -30,6 +30,7 @@ struct Outcome {
   StepRecord record;
   std::string key;
   bool cached = false;
+  bool fresh = false;  // no record had this key before: no step on top of it can have one
   std::string why;  // of a miss: the inputs that differ
 };
 
@@ -78,7 +79,8 @@ class Executor {
   std::optional<Outcome> recorded(const Step& step, const KeyInputs& inputs);
   Result<Outcome> record(const Step& step, const KeyInputs& inputs, layers::LayerId layer);
   Result<bool> same_files(const layers::LayerId& a, const layers::LayerId& b);
-  Result<layers::LayerId> add_layer(const Step& step, const layers::EntryList& entries);
+  Result<layers::LayerId> add_layer(const Step& step, layers::EntryList entries);
+  bool record_is_likely(const Step& step);
 
   bool lenient_owners() const;  // --compat unknown-owner
   Result<Outcome> execute_body(const Step& step, const RunStep& run);
@@ -97,6 +99,7 @@ class Executor {
   };
   Result<std::vector<RemotePart>> look_up_remotes(const Step& step, const CopyStep& copy);
   void add_remote_inputs(const CopyStep& copy, const std::vector<RemotePart>& parts, KeyInputs& inputs) const;
+  Result<Outcome> execute_copy(const Step& step, const CopyStep& copy, std::vector<RemotePart>& remotes, Selection& selection, KeyInputs inputs);
   // Adds them to the selection; the files of git sources live as long as the result.
   Result<std::vector<GitCheckout>> fetch_remotes(const Step& step, const CopyStep& copy, std::vector<RemotePart>& parts, Selection& selection);
   static Result<SelectedSource> select_file(const std::string& url, const RemoteFile& file, const std::string& path, const std::vector<std::string>& excludes);

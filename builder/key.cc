@@ -173,6 +173,11 @@ Result<void> RecordBook::put(const KeyInputs& inputs, const StepRecord& record,
   return store_.put_record(inputs_key(step_identity), inputs.serialise());
 }
 
+bool RecordBook::knows(const std::string& step_identity) {
+  const auto text = store_.record(inputs_key(step_identity));
+  return text && text->has_value();
+}
+
 std::string RecordBook::explain_miss(const KeyInputs& inputs, const std::string& step_identity) {
   const auto text = store_.record(inputs_key(step_identity));
   if (!text || !*text) return "not built before";

@@ -62,6 +62,8 @@ class RecordBook {
   std::optional<StepRecord> last(const std::string& key);
   // Also remembers these inputs as the newest of `step_identity` (which names the step across builds).
   Result<void> put(const KeyInputs& inputs, const StepRecord& record, const std::string& step_identity);
+  // Whether a step of this name was ever recorded.
+  bool knows(const std::string& step_identity);
   // Why this step has no record: the difference to the newest inputs of the same step.
   std::string explain_miss(const KeyInputs& inputs, const std::string& step_identity);
 

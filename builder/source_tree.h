@@ -51,6 +51,14 @@ class SourceTree {
   // `pool` (may be null) helps with large files.
   virtual Result<std::string> file_digest(const std::string& path, const FileInfo& info, bool has_xattrs, ThreadPool* pool) const = 0;
   virtual std::shared_ptr<const layers::FileOpener> opener() const = 0;
+  // file_digest() where it is known without reading; else empty.
+  virtual std::string known_digest(const std::string& /*path*/, const FileInfo& /*info*/) const { return {}; }
+  // Whether what was read from `fd`, up to its last byte, is the file that `selected` describes; false where it may
+  // have been written to meanwhile. Trees that nobody writes to say true.
+  virtual Result<bool> unchanged(const std::string& /*path*/, const FileInfo& /*selected*/, int /*fd*/) const { return true; }
+  // file_digest() of an unchanged file that somebody else read, not before `read_at_ns` (realtime_ns()).
+  virtual void learn_digest(const std::string& /*path*/, const FileInfo& /*selected*/, bool /*has_xattrs*/, const Sha256Bytes& /*digest*/,
+                            int64_t /*read_at_ns*/) const {}
 
   // The ignore rule that hides an existing path, with its file and line; empty when none does.
   virtual std::string hidden_by(const std::string& /*path*/) const { return {}; }

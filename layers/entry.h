@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -31,6 +32,11 @@ class FileOpener {
  public:
   virtual ~FileOpener() = default;
   virtual Result<UniqueFd> open_file(const std::string& path) const = 0;
+  // What the owner of the files does with their bytes besides, so that each file is read once. A long file is examined
+  // on another thread while it is read here (pread(2) only); every file is confirmed after its last byte, with its
+  // bytes when they are in memory at once, and an error means that they are not to be used.
+  virtual Result<void> examine(const std::string& /*path*/, int /*fd*/) const { return {}; }
+  virtual Result<void> confirm(const std::string& /*path*/, int /*fd*/, std::optional<std::string_view> /*bytes*/) const { return {}; }
 };
 
 struct Entry {

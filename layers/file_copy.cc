@@ -34,7 +34,8 @@ Result<void> FileCopier::copy_own(const Entry& entry, int to) {
   ASSIGN_OR_RETURN(const UniqueFd from, entry.opener->open_file(entry.source_path));
   // Below this, one read and one write cost less than asking the file system about extents.
   if (entry.size < kCopyBufferSize) return copy_small(entry, from.get(), to);
-  return copy_large(entry, from.get(), to);
+  RETURN_IF_ERROR(copy_large(entry, from.get(), to));
+  return entry.opener->confirm(entry.source_path, from.get(), std::nullopt);
 }
 
 Result<void> FileCopier::copy_small(const Entry& entry, int from, int to) {
@@ -49,7 +50,9 @@ Result<void> FileCopier::copy_small(const Entry& entry, int from, int to) {
     return changed(entry);
   }
   if (have != entry.size) return changed(entry);
-  return write_all(to, {reinterpret_cast<const char*>(buffer_.get()), have});
+  const std::string_view bytes(reinterpret_cast<const char*>(buffer_.get()), have);
+  RETURN_IF_ERROR(entry.opener->confirm(entry.source_path, from, bytes));
+  return write_all(to, bytes);
 }
 
 Result<void> FileCopier::copy_range(int from, int to, uint64_t begin, uint64_t end) {

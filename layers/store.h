@@ -132,8 +132,9 @@ class Store : public oci::BlobSource, public oci::BlobSink {
   Result<PendingLayer> begin_layer();
   // Moves the directory into the store; the DiffId is computed later, on demand.
   Result<LayerId> seal(PendingLayer layer, const SealOptions& options);
-  // Makes a layer from entries, in the form asked for.
-  Result<LayerId> add_entries(const EntryList& entries, const SealOptions& options, LayerForm form);
+  // Makes a layer from entries, in the form asked for. `pool` (may be null) reads their files; the caller is none of its
+  // threads.
+  Result<LayerId> add_entries(EntryList entries, const SealOptions& options, LayerForm form, ThreadPool* pool = nullptr);
   // Registers a pulled layer; its bytes may come later (or never, when nobody needs them). The same
   // DiffId gives the same id.
   Result<LayerId> add_pulled(const oci::DiffId& diff_id, const oci::Descriptor& blob);

@@ -9,6 +9,7 @@
 
 #include "layers/compression.h"
 #include "layers/internal/store_impl.h"
+#include "layers/internal/tar_stream.h"
 #include "layers/snapshot.h"
 #include "layers/tar.h"
 
@@ -28,14 +29,14 @@ std::string chain_name(std::span<const LayerId> stack, size_t at) {
 
 // --- tar --------------------------------------------------------------------------------------------
 
-Result<void> Store::Impl::write_tar(const LayerId& id, const LayerMeta& known, ByteSink& sink) const {
+Result<void> Store::Impl::write_tar(const LayerId& id, const LayerMeta& known, ByteSink& sink, ThreadPool* pool) const {
   ASSIGN_OR_RETURN(const auto reader, SnapshotReader::open(layer_path(id) + "/fs"));
   reader->leave_out(known.implicit_directories);
-  TarWriter writer(sink, known.clamp_mtime);
+  TarStream stream(sink, known.clamp_mtime, pool);
   while (true) {
-    ASSIGN_OR_RETURN(const std::optional<Entry> entry, reader->next());
-    if (!entry) return writer.finish();
-    RETURN_IF_ERROR(writer.add(*entry));
+    ASSIGN_OR_RETURN(std::optional<Entry> entry, reader->next());
+    if (!entry) return stream.finish();
+    RETURN_IF_ERROR(stream.add(std::move(*entry)));
   }
 }
 
@@ -50,7 +51,7 @@ Result<std::unique_ptr<ByteSource>> Store::Impl::open_tar(const LayerId& id, con
     return decompress(read_ahead(std::move(stream)));
   }
   if (!known.pulled && exists(layer_path(id) + "/fs")) {
-    return produced_by([this, id, known](ByteSink& sink) { return write_tar(id, known, sink); });
+    return produced_by([this, id, known](ByteSink& sink) { return write_tar(id, known, sink, nullptr); });
   }
   if (remote == nullptr || known.blobs.empty()) {
     return Error(ErrorKind::kNotFound, fmt::format("the bytes of layer {} are not in the store", known.diff_id ? known.diff_id->text() : id.value))
@@ -84,7 +85,7 @@ Result<oci::DiffId> Store::diff_id(const LayerId& id) {
   ASSIGN_OR_RETURN(meta, impl_->meta(id));
   if (!meta.diff_id) {
     HashingWriter hash(-1);
-    RETURN_IF_ERROR(impl_->write_tar(id, meta, hash));
+    RETURN_IF_ERROR(impl_->write_tar(id, meta, hash, nullptr));
     ASSIGN_OR_RETURN(const StreamSummary summary, hash.finish());
     RETURN_IF_ERROR(impl_->learn_diff_id(id, summary));
     return oci::DiffId::from_bytes(summary.sha256);
@@ -137,7 +138,7 @@ Result<oci::Descriptor> Store::blob(const LayerId& id, const CompressionOptions&
   HashingWriter tar_hash(-1);
   TeeSink both(tar_hash, *compressor);
   if (!meta.pulled && exists(impl_->layer_path(id) + "/fs")) {
-    RETURN_IF_ERROR(impl_->write_tar(id, meta, both));
+    RETURN_IF_ERROR(impl_->write_tar(id, meta, both, &pool));
   } else {
     ASSIGN_OR_RETURN(const auto tar, impl_->open_tar(id, meta, nullptr, false));
     RETURN_IF_ERROR(copy_stream(*tar, both));

@@ -121,7 +121,7 @@ class Fsck {
     for (const LayerBlob& b : meta.blobs) blob = blob || (meta.pulled && b.pulled) || impl_.blob_exists(b.descriptor.digest);
     if (files && !meta.pulled && meta.diff_id) {
       HashingWriter hash(-1);
-      const auto written = impl_.write_tar(id, meta, hash);
+      const auto written = impl_.write_tar(id, meta, hash, nullptr);
       const auto summary = hash.finish();
       if (summary) report_.bytes += summary->size;
       const bool sound = written && summary && oci::DiffId::from_bytes(summary->sha256) == *meta.diff_id;

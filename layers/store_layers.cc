@@ -8,8 +8,8 @@
 
 #include "base/scope_exit.h"
 #include "layers/internal/store_impl.h"
+#include "layers/internal/tar_stream.h"
 #include "layers/snapshot.h"
-#include "layers/tar.h"
 
 namespace lamina::layers {
 namespace {
@@ -94,7 +94,7 @@ Result<LayerMeta> Store::Impl::verify_after_reboot(const LayerId& id, LayerMeta 
     // Its blob was looked at above.
   } else if (exists(snapshot) && found.diff_id) {
     HashingWriter hash(-1);
-    const auto written = write_tar(id, found, hash);
+    const auto written = write_tar(id, found, hash, nullptr);
     auto summary = hash.finish();
     if (written && summary && oci::DiffId::from_bytes(summary->sha256) == *found.diff_id) {
       sound = true;
@@ -210,22 +210,17 @@ Result<LayerId> Store::seal(PendingLayer layer, const SealOptions& options) {
   return impl_->publish_layer(std::move(layer), std::move(meta));
 }
 
-Result<LayerId> Store::add_entries(const EntryList& entries, const SealOptions& options, LayerForm form) {
+Result<LayerId> Store::add_entries(EntryList entries, const SealOptions& options, LayerForm form, ThreadPool* pool) {
   ASSIGN_OR_RETURN(PendingLayer layer, begin_layer());
   LayerMeta meta;
   meta.clamp_mtime = options.clamp_mtime;
   if (form == LayerForm::kSnapshot) {
     ASSIGN_OR_RETURN(const UniqueFd root, open_directory(AT_FDCWD, layer.fs()));
     SnapshotWriter writer(root.get(), nullptr);
-    for (const Entry& entry : entries) {
+    for (Entry& entry : entries) {
       // A later RUN sees the times that the image will have: programs write them into what they make (Python does).
-      if (options.clamp_mtime && entry.mtime.seconds >= *options.clamp_mtime) {
-        Entry clamped = entry;
-        clamped.mtime = {*options.clamp_mtime, 0};
-        RETURN_IF_ERROR(writer.add(clamped, nullptr));
-      } else {
-        RETURN_IF_ERROR(writer.add(entry, nullptr));
-      }
+      if (options.clamp_mtime && entry.mtime.seconds >= *options.clamp_mtime) entry.mtime = {*options.clamp_mtime, 0};
+      RETURN_IF_ERROR(writer.add(entry, nullptr));
     }
     RETURN_IF_ERROR(writer.finish());
     meta.implicit_directories = writer.implicit_directories();
@@ -233,9 +228,9 @@ Result<LayerId> Store::add_entries(const EntryList& entries, const SealOptions& 
   }
   ASSIGN_OR_RETURN(ScratchFile file, ScratchFile::create(impl_->scratch));
   HashingWriter hash(file.fd());
-  TarWriter writer(hash, options.clamp_mtime);
-  for (const Entry& entry : entries) RETURN_IF_ERROR(writer.add(entry));
-  RETURN_IF_ERROR(writer.finish());
+  TarStream stream(hash, options.clamp_mtime, pool);
+  for (Entry& entry : entries) RETURN_IF_ERROR(stream.add(std::move(entry)));
+  RETURN_IF_ERROR(stream.finish());
   ASSIGN_OR_RETURN(const StreamSummary summary, hash.finish());
   meta.diff_id = oci::DiffId::from_bytes(summary.sha256);
   meta.tar_size = summary.size;

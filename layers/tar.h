@@ -8,6 +8,7 @@
 #include <string>
 
 #include "base/stream.h"
+#include "base/thread_pool.h"
 #include "layers/entry.h"
 
 namespace lamina::layers {
@@ -23,19 +24,24 @@ class TarWriter {
   // Entries must come in path_less order. For a kFile with size > 0 `content` must yield exactly
   // entry.size bytes (kCorrupt otherwise: the file changed while it was read).
   Result<void> add(const Entry& entry, ByteSource* content);
-  // Opens the entry's own content (opener or bytes).
-  Result<void> add(const Entry& entry);
+  // Opens the entry's own content (opener or bytes). While a long file is read, `pool` (may be null) examines it.
+  Result<void> add(const Entry& entry, ThreadPool* pool = nullptr);
+  // The content of a kFile is in memory.
+  Result<void> add(const Entry& entry, std::string_view content);
   // Two zero blocks. Call exactly once.
   Result<void> finish();
   ~TarWriter();
 
  private:
   struct Buffer;
-  Result<void> add_content(const Entry& entry, ByteSource& content, bool short_read_is_end);
+  Result<void> add_content(const Entry& entry, ByteSource& content);
   ByteSink& sink_;
   std::optional<int64_t> clamp_;
   std::unique_ptr<Buffer> buffer_;
 };
+
+// kCorrupt: a file that had `how` ("fewer", "more") bytes than its entry says.
+Error content_changed(const Entry& entry, std::string_view how);
 
 // Reads ustar, pax, GNU (long names, base-256 numbers, old and pax sparse files) tars as layers use them.
 // Nothing in the input can make it allocate without bound: names and xattrs are limited to 1 MiB a header.

@@ -245,13 +245,11 @@ class HeaderWriter {
   std::vector<Record> records_;
 };
 
-Error changed(const Entry& entry, std::string_view how) {
-  return Error(ErrorKind::kCorrupt,
-               fmt::format("\"{}\" changed while it was read: it has {} than {} bytes", printable(entry.path), how,
-                           entry.size));
-}
-
 }  // namespace
+
+Error content_changed(const Entry& entry, std::string_view how) {
+  return Error(ErrorKind::kCorrupt, fmt::format("\"{}\" changed while it was read: it has {} than {} bytes", printable(entry.path), how, entry.size));
+}
 
 struct TarWriter::Buffer {
   std::unique_ptr<std::byte[]> data{new std::byte[kCopyBufferSize]};
@@ -265,40 +263,48 @@ Result<void> TarWriter::add(const Entry& entry, ByteSource* content) {
   RETURN_IF_ERROR(check_name(entry));
   RETURN_IF_ERROR(HeaderWriter(entry, clamp_).write(sink_));
   if (entry.type != EntryType::kFile || entry.size == 0) return {};
-  return add_content(entry, *content, false);
+  return add_content(entry, *content);
 }
 
-// read(2) of a regular file gives less than was asked for only at its end, which spares a call per file.
-Result<void> TarWriter::add_content(const Entry& entry, ByteSource& content, bool short_read_is_end) {
+Result<void> TarWriter::add_content(const Entry& entry, ByteSource& content) {
   uint64_t left = entry.size;
   while (true) {
     // One byte more than is expected: so the read that gets the rest also shows that it is the rest.
     const size_t want = static_cast<size_t>(std::min<uint64_t>(kCopyBufferSize, left + 1));
     ASSIGN_OR_RETURN(const size_t got, content.read({buffer_->data.get(), want}));
-    if (got == 0 && left != 0) return changed(entry, "fewer");
-    if (got > left) return changed(entry, "more");
+    if (got == 0 && left != 0) return content_changed(entry, "fewer");
+    if (got > left) return content_changed(entry, "more");
     if (got != 0) RETURN_IF_ERROR(sink_.write({buffer_->data.get(), got}));
     left -= got;
-    if (left == 0 && (got == 0 || (short_read_is_end && got < want))) break;
+    if (left == 0 && got == 0) break;
   }
   return sink_.write(std::span(kZeros).first(tar::padding(entry.size)));
 }
 
-Result<void> TarWriter::add(const Entry& entry) {
-  if (entry.type != EntryType::kFile || entry.size == 0) return add(entry, nullptr);
+Result<void> TarWriter::add(const Entry& entry, std::string_view content) {
+  if (content.size() != entry.size) return content_changed(entry, content.size() < entry.size ? "fewer" : "more");
   RETURN_IF_ERROR(check_name(entry));
   RETURN_IF_ERROR(HeaderWriter(entry, clamp_).write(sink_));
-  if (entry.bytes) {
-    if (entry.bytes->size() != entry.size) return changed(entry, entry.bytes->size() < entry.size ? "fewer" : "more");
-    RETURN_IF_ERROR(sink_.write(as_bytes(*entry.bytes)));
-    return sink_.write(std::span(kZeros).first(tar::padding(entry.size)));
-  }
+  RETURN_IF_ERROR(sink_.write(as_bytes(content)));
+  return sink_.write(std::span(kZeros).first(tar::padding(entry.size)));
+}
+
+Result<void> TarWriter::add(const Entry& entry, ThreadPool* pool) {
+  if (entry.type != EntryType::kFile || entry.size == 0) return add(entry, static_cast<ByteSource*>(nullptr));
+  if (entry.bytes) return add(entry, *entry.bytes);
   if (!entry.opener) {
     return Error(ErrorKind::kInternal, fmt::format("the entry \"{}\" has no content", printable(entry.path)));
   }
   ASSIGN_OR_RETURN(UniqueFd fd, entry.opener->open_file(entry.source_path));
+  const int borrowed = fd.get();
+  const auto examine = [&] { return entry.opener->examine(entry.source_path, borrowed); };
+  std::future<Result<void>> examined;
+  if (pool != nullptr) examined = pool->submit(examine);
   FdSource content(std::move(fd));
-  return add_content(entry, content, true);
+  auto added = add(entry, &content);
+  RETURN_IF_ERROR(examined.valid() ? examined.get() : examine());
+  RETURN_IF_ERROR(std::move(added));
+  return entry.opener->confirm(entry.source_path, borrowed, std::nullopt);
 }
 
 Result<void> TarWriter::finish() { return sink_.write(kZeros); }

@@ -94,7 +94,7 @@ struct Store::Impl {
   Result<std::string> block_of(std::span<const LayerId> layers, std::span<const std::string> snapshots);
   Result<std::string> unpack(std::span<const LayerId> stack, size_t at, const SnapshotWriter::ViewBelow& below, oci::BlobSource* remote);
   Result<std::unique_ptr<ByteSource>> open_tar(const LayerId& id, const LayerMeta& meta, oci::BlobSource* remote, bool keep);
-  Result<void> write_tar(const LayerId& id, const LayerMeta& meta, ByteSink& sink) const;
+  Result<void> write_tar(const LayerId& id, const LayerMeta& meta, ByteSink& sink, ThreadPool* pool) const;
   // Hashes the tar and remembers what it found.
   Result<void> learn_diff_id(const LayerId& id, const StreamSummary& summary);
 
