@@ -99,7 +99,7 @@ Result<std::optional<Error>> probe(layers::Store& store, const std::string& arch
   file.content = program;
   file.mode = 0755;
   spec.mounts.push_back(std::move(file));
-  auto status = run_sandboxed(spec, nullptr, stop);
+  auto status = Sandboxes().run(spec, nullptr, stop, false);
   if (status && status->success()) return std::optional<Error>();
   if (status) return std::optional(Error(ErrorKind::kUnsupported, status->signal != 0 ? fmt::format("the emulator was killed by signal {}", status->signal) : fmt::format("the emulator ended with status {}", status->code)));
   // What the kernel says of a program that it cannot start; anything else is a sandbox that cannot be made.

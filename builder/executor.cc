@@ -10,7 +10,9 @@
 
 namespace lamina::builder {
 
-Executor::Executor(Environment environment) : env_(std::move(environment)), records_(env_.store) {}
+Executor::Executor(Environment environment) : env_(std::move(environment)), records_(env_.store) {
+  for (const Step& step : env_.plan.steps) commands_ahead_ += std::holds_alternative<RunStep>(step.body) ? 1 : 0;
+}
 
 Result<Outcome> Executor::execute(const Step& step) {
   const TraceSpan span("step", step.title);
@@ -379,6 +381,7 @@ bool known_by_content(const PlannedMount& planned) {
 }  // namespace
 
 Result<Outcome> Executor::execute_body(const Step& step, const RunStep& run) {
+  --commands_ahead_;
   KeyInputs inputs = common_inputs(step, "RUN");
   for (size_t i = 0; i < run.argv.size(); ++i) inputs.add_text(fmt::format("argv[{}]", i), run.argv[i]);
   if (run.script) inputs.add_text("script " + run.script->first, run.script->second);

@@ -1,6 +1,7 @@
 // Executes one step: computes its key, takes a recorded layer or makes a new one.
 #pragma once
 
+#include <atomic>
 #include <functional>
 #include <map>
 #include <memory>
@@ -108,6 +109,8 @@ class Executor {
 
   Environment env_;
   RecordBook records_;
+  Sandboxes sandboxes_;
+  std::atomic<int> commands_ahead_ = 0;  // RUN steps that nobody has begun with
   mutable Guarded<std::map<int, Outcome>> outcomes_;
 };
 

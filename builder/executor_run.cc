@@ -133,7 +133,7 @@ Result<layers::LayerId> Executor::run_command(const Step& step, const RunStep& r
   ExitStatus status;
   {
     const TraceSpan span("sandbox", step.title);
-    ASSIGN_OR_RETURN(status, run_sandboxed(spec, [&](OutputStream stream, std::string_view bytes) { env_.output(step.id, stream, bytes); }, env_.stop));
+    ASSIGN_OR_RETURN(status, sandboxes_.run(spec, [&](OutputStream stream, std::string_view bytes) { env_.output(step.id, stream, bytes); }, env_.stop, commands_ahead_ > 0));
   }
   if (!status.success()) return command_failed(run, status);
   ASSIGN_OR_RETURN(const bool empty, layers::snapshot_is_empty(layer.fs()));

@@ -143,7 +143,7 @@ Result<ExitStatus> run_image(layers::Store& store, const RunRequest& request, st
   spec.lower_dirs.assign(snapshots.rbegin(), snapshots.rend());
   spec.upper_dir = changes.fs();
   spec.work_dir = changes.work();
-  return run_sandboxed(spec, {}, std::move(stop));
+  return Sandboxes().run(spec, {}, std::move(stop), false);
 }
 
 }  // namespace lamina::builder

@@ -6,12 +6,14 @@
 #include <poll.h>
 #include <signal.h>
 #include <sys/eventfd.h>
-#include <sys/mman.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 
 #include "base/files.h"
+#include "base/guarded.h"
 #include "base/text.h"
 #include "builder/internal/sandbox_plan.h"
 
@@ -41,20 +43,17 @@ std::string resolv_conf_text() {
   return text ? *text : "nameserver 8.8.8.8\nnameserver 8.8.4.4\n";
 }
 
-Result<UniqueFd> plan_in_memory(const internal::SandboxPlan& plan) {
-  UniqueFd fd(::memfd_create("sandbox-plan", MFD_CLOEXEC));
-  if (!fd) return system_error(errno, "memfd_create");
-  RETURN_IF_ERROR(write_all(fd.get(), internal::serialise(plan)));
-  if (::lseek(fd.get(), 0, SEEK_SET) != 0) return system_error(errno, "lseek");
-  return fd;
+internal::SandboxBase base_of(const SandboxSpec& spec) {
+  static const bool full_privileges = ::geteuid() == 0 && read_file(AT_FDCWD, "/proc/self/uid_map").value_or("").find("4294967295") != std::string::npos;
+  return {spec.network, spec.insecure, spec.inherit_stdio, full_privileges, spec.shm_size_bytes};
 }
 
-Result<internal::SandboxPlan> make_plan(const SandboxSpec& spec) {
+Result<internal::SandboxPlan> make_plan(const SandboxSpec& spec, const internal::SandboxBase& base) {
   internal::SandboxPlan plan;
   plan.spec = spec;
   plan.hosts = hosts_text(spec);
   plan.resolv_conf = resolv_conf_text();
-  plan.full_privileges = ::geteuid() == 0 && read_file(AT_FDCWD, "/proc/self/uid_map").value_or("").find("4294967295") != std::string::npos;
+  plan.full_privileges = base.full_privileges;
   if (!spec.insecure) {
     ASSIGN_OR_RETURN(plan.seccomp, internal::default_seccomp_filter());
   }
@@ -115,29 +114,28 @@ Result<std::string> supervise(ChildProcess& child, std::vector<Relay>& relays, U
   }
 }
 
-}  // namespace
+// The processes of a sandbox that waits for its plan.
+struct Prepared {
+  internal::SandboxBase base;
+  ChildProcess child;
+  UniqueFd plan;  // a socket: writing to a dead child raises no signal
+  UniqueFd report, out, err;
+};
 
-Result<ExitStatus> run_sandboxed(const SandboxSpec& spec, const OutputCallback& output, std::stop_token stop) {
-  if (stop.stop_requested()) return Error(ErrorKind::kCancelled, "interrupted");
-  ASSIGN_OR_RETURN(const internal::SandboxPlan plan, make_plan(spec));
-  ASSIGN_OR_RETURN(const UniqueFd plan_fd, plan_in_memory(plan));
+Result<Prepared> prepare(const internal::SandboxBase& base) {
+  int plan[2];
+  if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, plan) != 0) return system_error(errno, "socketpair");
+  UniqueFd plan_ours(plan[0]);
+  const UniqueFd plan_theirs(plan[1]);
   ASSIGN_OR_RETURN(Pipe report, make_pipe());
-  const UniqueFd stop_event(::eventfd(0, EFD_CLOEXEC));
-  if (!stop_event) return system_error(errno, "eventfd");
-  const std::stop_callback on_stop(stop, [&] {
-    const uint64_t one = 1;
-    [[maybe_unused]] const ssize_t n = ::write(stop_event.get(), &one, sizeof one);
-  });
-
   SpawnOptions options;
   options.executable = "/proc/self/exe";
-  options.argv = {internal::kSandboxArgv0};
+  options.argv = internal::to_arguments(base);
   options.environment.emplace();
-  options.fds = {{plan_fd.get(), internal::kPlanFd}, {report.write.get(), internal::kReportFd}};
-  std::vector<Relay> relays;
+  options.fds = {{plan_theirs.get(), internal::kPlanFd}, {report.write.get(), internal::kReportFd}};
   UniqueFd null;
   Pipe out, err;
-  if (!spec.inherit_stdio) {
+  if (!base.inherit_stdio) {
     ASSIGN_OR_RETURN(null, open_at(AT_FDCWD, "/dev/null", O_RDONLY));
     ASSIGN_OR_RETURN(out, make_pipe());
     ASSIGN_OR_RETURN(err, make_pipe());
@@ -145,15 +143,64 @@ Result<ExitStatus> run_sandboxed(const SandboxSpec& spec, const OutputCallback& 
     options.new_process_group = true;  // Ctrl-C reaches us, and we end the sandbox in order
   }
   ASSIGN_OR_RETURN_WITH(ChildProcess child, ChildProcess::spawn(options), "starting the sandbox");
-  report.write.reset();
-  if (!spec.inherit_stdio) {
-    out.write.reset();
-    err.write.reset();
-    relays.emplace_back(std::move(out.read), OutputStream::kStdout, output);
-    relays.emplace_back(std::move(err.read), OutputStream::kStderr, output);
+  return Prepared{base, std::move(child), std::move(plan_ours), std::move(report.read), std::move(out.read), std::move(err.read)};
+}
+
+// A child that is dead says why in its report.
+void send_plan(const UniqueFd& socket, std::string_view text) {
+  while (!text.empty()) {
+    const ssize_t n = ::send(socket.get(), text.data(), text.size(), MSG_NOSIGNAL);
+    if (n < 0 && errno != EINTR) return;
+    if (n > 0) text.remove_prefix(static_cast<size_t>(n));
   }
-  ASSIGN_OR_RETURN(const std::string text, supervise(child, relays, std::move(report.read), stop_event.get()));
-  ASSIGN_OR_RETURN(const ExitStatus own, child.wait());
+}
+
+}  // namespace
+
+struct Sandboxes::Impl {
+  // One that was prepared, or a new one.
+  Result<Prepared> take(const internal::SandboxBase& base) {
+    if (auto waiting = prepared.lock(); !waiting->empty()) {
+      const auto fits = std::find_if(waiting->begin(), waiting->end(), [&](const Prepared& p) { return p.base == base; });
+      if (fits != waiting->end()) {
+        Prepared found = std::move(*fits);
+        waiting->erase(fits);
+        return found;
+      }
+    }
+    return prepare(base);
+  }
+
+  Guarded<std::vector<Prepared>> prepared;
+};
+
+Sandboxes::Sandboxes() : impl_(std::make_unique<Impl>()) {}
+Sandboxes::~Sandboxes() = default;
+
+Result<ExitStatus> Sandboxes::run(const SandboxSpec& spec, const OutputCallback& output, std::stop_token stop, bool another_follows) {
+  if (stop.stop_requested()) return Error(ErrorKind::kCancelled, "interrupted");
+  const internal::SandboxBase base = base_of(spec);
+  ASSIGN_OR_RETURN(const internal::SandboxPlan plan, make_plan(spec, base));
+  const UniqueFd stop_event(::eventfd(0, EFD_CLOEXEC));
+  if (!stop_event) return system_error(errno, "eventfd");
+  const std::stop_callback on_stop(stop, [&] {
+    const uint64_t one = 1;
+    [[maybe_unused]] const ssize_t n = ::write(stop_event.get(), &one, sizeof one);
+  });
+  ASSIGN_OR_RETURN(Prepared sandbox, impl_->take(base));
+  send_plan(sandbox.plan, internal::serialise(plan));
+  sandbox.plan.reset();
+  if (another_follows && impl_->prepared.lock()->empty()) {
+    // Without it the next command waits a little longer; a reason that lasts is told then.
+    if (auto next = prepare(base)) impl_->prepared.lock()->push_back(*std::move(next));
+  }
+  std::vector<Relay> relays;
+  if (!spec.inherit_stdio) {
+    relays.emplace_back(std::move(sandbox.out), OutputStream::kStdout, output);
+    relays.emplace_back(std::move(sandbox.err), OutputStream::kStderr, output);
+  }
+  ASSIGN_OR_RETURN(const std::string text, supervise(sandbox.child, relays, std::move(sandbox.report), stop_event.get()));
+  ASSIGN_OR_RETURN(const ExitStatus own, sandbox.child.wait());
   if (stop.stop_requested()) return Error(ErrorKind::kCancelled, "interrupted");
   ASSIGN_OR_RETURN(const std::optional<ExitStatus> status, internal::read_report(text));
   if (status) return *status;

@@ -69,14 +69,28 @@ enum class OutputStream { kStdout, kStderr };
 // Called from the thread that runs the sandbox, as bytes come; lines may be split over calls.
 using OutputCallback = std::function<void(OutputStream, std::string_view)>;
 
-// Runs to the end and returns how the command ended. Everything the command started is dead when this
-// returns, no mount is left, and upper_dir has no stub of ours. A stop request kills all (kCancelled).
-// Errors mean that the sandbox could not be set up (kDenied, kUnsupported, kNotFound for an unknown user
-// or program; each names what was tried and what to do), never that the command failed.
-// Any thread; several at once.
-Result<ExitStatus> run_sandboxed(const SandboxSpec& spec, const OutputCallback& output, std::stop_token stop);
+// Starts sandboxes. While a command runs, the next command's sandbox can be prepared: its processes, namespaces and
+// kernel file systems are there when it comes. Any thread; several commands at once.
+class Sandboxes {
+ public:
+  Sandboxes();
+  ~Sandboxes();  // ends what was prepared for nobody
+  Sandboxes(const Sandboxes&) = delete;
+  Sandboxes& operator=(const Sandboxes&) = delete;
 
-// The child side: call first thing in main(). When this process was started by run_sandboxed it does that
+  // Runs to the end and returns how the command ended. Everything the command started is dead when this
+  // returns, no mount is left, and upper_dir has no stub of ours. A stop request kills all (kCancelled).
+  // Errors mean that the sandbox could not be set up (kDenied, kUnsupported, kNotFound for an unknown user
+  // or program; each names what was tried and what to do), never that the command failed.
+  // With `another_follows` a sandbox of the same kind is prepared meanwhile.
+  Result<ExitStatus> run(const SandboxSpec& spec, const OutputCallback& output, std::stop_token stop, bool another_follows);
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+// The child side: call first thing in main(). When this process was started by Sandboxes it does that
 // work and never returns; otherwise it returns at once.
 void sandbox_child_main(int argc, char** argv);
 

@@ -1,5 +1,6 @@
 // The child's side. Three processes: the outer one waits in our pid namespace; the inner one is pid 1 of the new
-// namespace, makes the root, and reaps; the third becomes the command.
+// namespace, prepares what every command needs, waits for the plan, makes the root, and reaps; the third becomes the
+// command.
 #include <errno.h>
 #include <fcntl.h>
 #include <fmt/format.h>
@@ -243,9 +244,8 @@ ReadText reader_in_root() {
   return [](const std::string& path) { return read_file_if_exists(AT_FDCWD, path, 10 << 20); };
 }
 
-// pid 1 of the namespace: returns the exit status of the program (only for the outer process to see).
-int inner_process(const SandboxPlan& plan) {
-  ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+// Makes the root and runs the command in it; returns the exit status of pid 1 (only for the outer process to see).
+int run_in_root(const SandboxPlan& plan, int staging) {
   const SandboxSpec& spec = plan.spec;
   auto upper = open_directory(AT_FDCWD, spec.upper_dir);
   if (!upper) {
@@ -256,8 +256,7 @@ int inner_process(const SandboxPlan& plan) {
     report(serialise(system_error(errno, "sethostname", spec.hostname)));
     return 1;
   }
-  if (spec.network == NetworkMode::kNone) bring_loopback_up();
-  auto made = enter_root(plan);
+  auto made = enter_root(plan, staging);
   if (!made) {
     report(serialise(std::move(made).error().with_context("setting up the sandbox")));
     return 1;
@@ -300,25 +299,39 @@ int inner_process(const SandboxPlan& plan) {
   return 0;
 }
 
-pid_t inner_pid = -1;  // for the signal handler of the outer process
-extern "C" void kill_inner(int) {
-  if (inner_pid > 0) ::kill(inner_pid, SIGKILL);
-}
-
-int outer_process() {
+// pid 1 of the namespace.
+int inner_process(const SandboxBase& base) {
   ::prctl(PR_SET_PDEATHSIG, SIGKILL);
-  // What is made for the sandbox must be readable in it, whatever the umask of who builds.
-  ::umask(022);
-  auto text = read_fd(kPlanFd);
-  auto plan = text ? deserialise(*text) : Result<SandboxPlan>(std::move(text).error());
+  if (base.network == NetworkMode::kNone) bring_loopback_up();
+  auto staging = prepare_kernel_file_systems(base);
+  const auto text = read_fd(kPlanFd);
+  if (text && text->empty()) return 0;  // prepared for a command that never came
+  const auto plan = text ? deserialise(*text) : Result<SandboxPlan>(Error(text.error()));
   if (!plan) {
     report(serialise(plan.error()));
     return 1;
   }
   ::close(kPlanFd);
+  if (!staging) {
+    report(serialise(std::move(staging).error().with_context("setting up the sandbox")));
+    return 1;
+  }
+  return run_in_root(*plan, staging->get());
+}
+
+pid_t inner_pid = -1;  // for the signal handler of the outer process
+extern "C" void kill_inner(int) {
+  if (inner_pid > 0) ::kill(inner_pid, SIGKILL);
+}
+
+int outer_process(const SandboxBase& base) {
+  ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+  // What is made for the sandbox must be readable in it, whatever the umask of who builds.
+  ::umask(022);
+  ::fcntl(kPlanFd, F_SETFD, FD_CLOEXEC);
   ::fcntl(kReportFd, F_SETFD, FD_CLOEXEC);
   int flags = CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP;
-  if (plan->spec.network == NetworkMode::kNone) flags |= CLONE_NEWNET;
+  if (base.network == NetworkMode::kNone) flags |= CLONE_NEWNET;
   if (::unshare(flags) != 0) {
     Error error = system_error(errno, "unshare");
     report(serialise(std::move(error).with_note("the kernel or the container this runs in forbids new namespaces")));
@@ -334,7 +347,7 @@ int outer_process() {
   if (inner_pid == 0) {
     ::signal(SIGINT, SIG_DFL);
     ::sigprocmask(SIG_SETMASK, &before, nullptr);
-    ::_exit(inner_process(*plan));
+    ::_exit(inner_process(base));
   }
   if (inner_pid < 0) {
     report(serialise(system_error(errno, "fork")));
@@ -344,6 +357,7 @@ int outer_process() {
   action.sa_handler = kill_inner;
   ::sigaction(SIGTERM, &action, nullptr);
   ::sigprocmask(SIG_SETMASK, &before, nullptr);
+  ::close(kPlanFd);
   int status = 0;
   while (::waitpid(inner_pid, &status, 0) < 0 && errno == EINTR) {
   }
@@ -355,8 +369,7 @@ int outer_process() {
 }  // namespace internal
 
 void sandbox_child_main(int argc, char** argv) {
-  if (argc != 1 || ::strcmp(argv[0], internal::kSandboxArgv0) != 0) return;
-  ::_exit(internal::outer_process());
+  if (const auto base = internal::from_arguments(argc, argv)) ::_exit(internal::outer_process(*base));
 }
 
 }  // namespace lamina::builder

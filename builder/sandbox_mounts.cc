@@ -1,8 +1,7 @@
 // The root file system of a sandbox: overlay, kernel file systems, the step's own mounts; and the removal of
-// mount points that must not reach the layer. New mount API: fsopen(2), fsconfig(2), move_mount(2).
+// mount points that must not reach the layer.
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <linux/mount.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
@@ -14,72 +13,17 @@
 
 #include "base/files.h"
 #include "base/text.h"
+#include "builder/internal/mounts.h"
 #include "builder/internal/sandbox_plan.h"
-
-// <sys/mount.h> clashes with <linux/mount.h> in glibc 2.36.
-extern "C" {
-int mount(const char*, const char*, const char*, unsigned long, const void*) noexcept;
-int umount2(const char*, int) noexcept;
-}
 
 namespace lamina::builder::internal {
 
 namespace {
 
-constexpr unsigned long kRdonly = 1, kNosuid = 2, kNodev = 4, kNoexec = 8, kRec = 16384, kPrivate = 1 << 18;
-constexpr int kDetach = 2;
-
 std::string parent_path(const std::string& path) {
   const size_t slash = path.rfind('/');
   return slash == std::string::npos ? "" : path.substr(0, slash);
 }
-
-std::string fd_path(int fd) { return "/proc/self/fd/" + std::to_string(fd); }
-
-// What the kernel had to say about a failed fsconfig: it queues messages on the context.
-std::string kernel_messages(int context) {
-  std::string out;
-  char buffer[512];
-  while (true) {
-    const ssize_t n = ::read(context, buffer, sizeof buffer);
-    if (n <= 0) return out;
-    out += (out.empty() ? "" : "; ") + std::string(trim(std::string_view(buffer, static_cast<size_t>(n))));
-  }
-}
-
-class FsContext {
- public:
-  static Result<FsContext> open(const char* type) {
-    UniqueFd fd(static_cast<int>(::syscall(SYS_fsopen, type, FSOPEN_CLOEXEC)));
-    if (!fd) return system_error(errno, "fsopen", type);
-    return FsContext(std::move(fd));
-  }
-  bool try_set(const char* key, const std::string& value) { return ::syscall(SYS_fsconfig, fd_.get(), FSCONFIG_SET_STRING, key, value.c_str(), 0) == 0; }
-  Result<void> set(const char* key, const std::string& value) {
-    if (!try_set(key, value)) return failed(errno, key);
-    return {};
-  }
-  Result<void> flag(const char* key) {
-    if (::syscall(SYS_fsconfig, fd_.get(), FSCONFIG_SET_FLAG, key, nullptr, 0) != 0) return failed(errno, key);
-    return {};
-  }
-  Result<UniqueFd> mount(unsigned attributes) {
-    if (::syscall(SYS_fsconfig, fd_.get(), FSCONFIG_CMD_CREATE, nullptr, nullptr, 0) != 0) return failed(errno, "create");
-    UniqueFd fd(static_cast<int>(::syscall(SYS_fsmount, fd_.get(), FSMOUNT_CLOEXEC, attributes)));
-    if (!fd) return failed(errno, "fsmount");
-    return fd;
-  }
-
- private:
-  explicit FsContext(UniqueFd fd) : fd_(std::move(fd)) {}
-  Error failed(int error, const char* what) {
-    Error e = system_error(error, "mounting", what);
-    const std::string said = kernel_messages(fd_.get());
-    if (said.empty()) return e;
-    return std::move(e).with_note("the kernel says: " + said);
-  }
-  UniqueFd fd_;
-};
 
 // overlayfs: upper with its changes, or none (then read-only). Lower directories top first.
 Result<UniqueFd> mount_overlay(const std::vector<std::string>& lower, const std::string& upper, const std::string& work, bool full_privileges, bool no_devices) {
@@ -107,34 +51,22 @@ Result<UniqueFd> mount_overlay(const std::vector<std::string>& lower, const std:
   return context.mount(no_devices ? MOUNT_ATTR_NODEV : 0);
 }
 
-Result<void> attach(int mount_fd, int target_fd) {
-  if (::syscall(SYS_move_mount, mount_fd, "", target_fd, "", MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH) != 0) return system_error(errno, "move_mount");
-  return {};
-}
-
-Result<UniqueFd> clone_tree(int dir_fd, const std::string& path, bool recursive, bool read_only, bool no_devices = false) {
-  const unsigned flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | (path.empty() ? AT_EMPTY_PATH : 0) | (recursive ? AT_RECURSIVE : 0);
-  UniqueFd fd(static_cast<int>(::syscall(SYS_open_tree, dir_fd, path.c_str(), flags)));
-  if (!fd) return system_error(errno, "open_tree", path);
-  if (read_only || no_devices) {
-    mount_attr attributes{};
-    attributes.attr_set = (read_only ? MOUNT_ATTR_RDONLY : 0) | (no_devices ? MOUNT_ATTR_NODEV : 0);
-    if (::syscall(SYS_mount_setattr, fd.get(), "", AT_EMPTY_PATH | (recursive ? AT_RECURSIVE : 0), &attributes, sizeof attributes) != 0) {
-      return system_error(errno, "mount_setattr", path);
-    }
-  }
-  return fd;
-}
-
 class RootBuilder {
  public:
   RootBuilder(const SandboxPlan& plan, int root) : plan_(plan), root_(root) {}
 
-  Result<void> kernel_file_systems() {
-    RETURN_IF_ERROR(mount_proc());
-    RETURN_IF_ERROR(make_dev());
-    RETURN_IF_ERROR(mount_sys());
-    if (!plan_.spec.insecure) mask();
+  // Moves /proc, /dev and /sys from where they were prepared.
+  Result<void> kernel_file_systems(int staging) {
+    for (const char* name : {"proc", "dev", "sys"}) {
+      ASSIGN_OR_RETURN(const UniqueFd mounted, open_in_root(staging, name, O_PATH | O_DIRECTORY));
+      ASSIGN_OR_RETURN(const UniqueFd at, target(std::string("/") + name, true));
+      RETURN_IF_ERROR_WITH(attach(mounted.get(), at.get()), std::string("mounting /") + name);
+    }
+    // A mount of the user's at the same place replaces this one instead of covering it.
+    const bool own_shm = std::any_of(plan_.spec.mounts.begin(), plan_.spec.mounts.end(), [](const SandboxMount& m) { return m.target == "/dev/shm"; });
+    if (!own_shm) return {};
+    ASSIGN_OR_RETURN(const UniqueFd shm, open_in_root(root_, "dev/shm", O_PATH | O_DIRECTORY));
+    if (::umount2(fd_path(shm.get()).c_str(), kDetach) != 0) return system_error(errno, "umount", "/dev/shm");
     return {};
   }
 
@@ -252,102 +184,6 @@ class RootBuilder {
     return {};
   }
 
-  Result<void> mount_proc() {
-    auto mounted = mount_at("proc", "/proc", kNosuid | kNodev | kNoexec, "");
-    if (mounted || mounted.error().kind() != ErrorKind::kDenied) return mounted;
-    return std::move(mounted).error().with_note("a container that masks parts of /proc forbids this; run it with --security-opt systempaths=unconfined or as a privileged pod");
-  }
-
-  struct Device {
-    const char* name;
-    unsigned major, minor;
-  };
-  static constexpr Device kDevices[] = {{"null", 1, 3}, {"zero", 1, 5}, {"full", 1, 7}, {"random", 1, 8}, {"urandom", 1, 9}, {"tty", 5, 0}};
-
-  // Mounts of single device nodes. With full privileges they are nodes of our own: chmod in a RUN must not reach the
-  // machine's. In a user namespace none can be made, and root there cannot change the machine's.
-  Result<std::vector<UniqueFd>> device_trees() {
-    std::vector<UniqueFd> trees;
-    if (!plan_.full_privileges) {
-      for (const Device& d : kDevices) {
-        ASSIGN_OR_RETURN(UniqueFd tree, clone_tree(AT_FDCWD, std::string("/dev/") + d.name, false, false));
-        trees.push_back(std::move(tree));
-      }
-      return trees;
-    }
-    RETURN_IF_ERROR(mount_at("tmpfs", "/dev", kNosuid | kNoexec, "mode=755,size=64k"));
-    {
-      ASSIGN_OR_RETURN(const UniqueFd nodes, open_in_root(root_, "dev", O_RDONLY | O_DIRECTORY));
-      for (const Device& d : kDevices) {
-        if (::mknodat(nodes.get(), d.name, S_IFCHR | 0666, makedev(d.major, d.minor)) != 0) return system_error(errno, "mknod", d.name);
-        if (::fchmodat(nodes.get(), d.name, 0666, 0) != 0) return system_error(errno, "chmod", d.name);
-        ASSIGN_OR_RETURN(UniqueFd tree, clone_tree(nodes.get(), d.name, false, false));
-        trees.push_back(std::move(tree));
-      }
-      // The clones keep the file system; its name goes.
-      if (::umount2(fd_path(nodes.get()).c_str(), kDetach) != 0) return system_error(errno, "umount", "/dev");
-    }
-    return trees;
-  }
-
-  Result<void> make_dev() {
-    ASSIGN_OR_RETURN(const std::vector<UniqueFd> devices, device_trees());
-    // Everything that the command can write to is nodev: a node it makes (it may, for the image) opens no device of
-    // the machine.
-    RETURN_IF_ERROR(mount_at("tmpfs", "/dev", kNosuid | kNodev, "mode=755,size=65536k"));
-    ASSIGN_OR_RETURN(const UniqueFd dev, open_in_root(root_, "dev", O_RDONLY | O_DIRECTORY));
-    for (size_t i = 0; i < devices.size(); ++i) {
-      ASSIGN_OR_RETURN(const UniqueFd file, open_at(dev.get(), kDevices[i].name, O_WRONLY | O_CREAT | O_EXCL, 0666));
-      RETURN_IF_ERROR(attach(devices[i].get(), file.get()));
-    }
-    const std::pair<const char*, const char*> links[] = {{"/proc/self/fd", "fd"}, {"/proc/self/fd/0", "stdin"}, {"/proc/self/fd/1", "stdout"}, {"/proc/self/fd/2", "stderr"}, {"pts/ptmx", "ptmx"}, {"/proc/kcore", "core"}};
-    for (const auto& [to, name] : links) {
-      if (::symlinkat(to, dev.get(), name) != 0) return system_error(errno, "symlink", name);
-    }
-    for (const char* name : {"pts", "shm", "mqueue"}) {
-      if (::mkdirat(dev.get(), name, 0755) != 0) return system_error(errno, "mkdir", name);
-    }
-    const std::string base = fd_path(dev.get());
-    if (::mount("devpts", (base + "/pts").c_str(), "devpts", kNosuid | kNoexec, "newinstance,ptmxmode=0666,mode=0620") != 0) return system_error(errno, "mount", "/dev/pts");
-    // A mount of the user's at the same place replaces this one instead of covering it.
-    const bool own_shm = std::any_of(plan_.spec.mounts.begin(), plan_.spec.mounts.end(), [](const SandboxMount& m) { return m.target == "/dev/shm"; });
-    const std::string size = fmt::format("mode=1777,size={}", plan_.spec.shm_size_bytes);
-    if (!own_shm && ::mount("shm", (base + "/shm").c_str(), "tmpfs", kNosuid | kNodev | kNoexec, size.c_str()) != 0) return system_error(errno, "mount", "/dev/shm");
-    // Not every kernel has POSIX message queues.
-    ::mount("mqueue", (base + "/mqueue").c_str(), "mqueue", kNosuid | kNodev | kNoexec, nullptr);
-    return {};
-  }
-
-  Result<void> mount_sys() {
-    if (mount_at("sysfs", "/sys", kRdonly | kNosuid | kNodev | kNoexec, "")) return {};
-    // sysfs shows a network namespace that is not ours: the host's mount is shown, read-only.
-    ASSIGN_OR_RETURN(const UniqueFd at, target("/sys", true));
-    ASSIGN_OR_RETURN(const UniqueFd tree, clone_tree(AT_FDCWD, "/sys", true, true));
-    return attach(tree.get(), at.get());
-  }
-
-  // Docker's masked and read-only paths; absent ones are fine.
-  void mask() {
-    const auto null = open_in_root(root_, "dev/null", O_PATH);
-    const char* const masked[] = {"proc/asound", "proc/acpi", "proc/interrupts", "proc/kcore", "proc/keys", "proc/latency_stats", "proc/timer_list",
-                                  "proc/timer_stats", "proc/sched_debug", "proc/scsi", "sys/firmware", "sys/devices/virtual/powercap"};
-    for (const char* path : masked) {
-      const auto at = open_in_root(root_, path, O_PATH);
-      struct stat st {};
-      if (!at || ::fstat(at->get(), &st) != 0) continue;
-      if (S_ISDIR(st.st_mode)) {
-        ::mount("tmpfs", fd_path(at->get()).c_str(), "tmpfs", kRdonly, "size=0");
-      } else if (const auto tree = clone_tree(null ? null->get() : -1, "", false, false)) {
-        ignore_error(attach(tree->get(), at->get()), "the path is masked as far as the kernel allows");
-      }
-    }
-    for (const char* path : {"proc/bus", "proc/fs", "proc/irq", "proc/sys", "proc/sysrq-trigger"}) {
-      const auto at = open_in_root(root_, path, O_PATH);
-      if (!at) continue;
-      if (const auto tree = clone_tree(at->get(), "", true, true)) ignore_error(attach(tree->get(), at->get()), "as above");
-    }
-  }
-
   Result<void> user_mount(const SandboxMount& m) {
     if (m.type == SandboxMount::Type::kTmpfs) {
       std::string options = fmt::format("mode={:o}", m.mode);
@@ -425,9 +261,8 @@ class RootBuilder {
 
 }  // namespace
 
-Result<MountPoints> enter_root(const SandboxPlan& plan) {
+Result<MountPoints> enter_root(const SandboxPlan& plan, int staging) {
   const SandboxSpec& spec = plan.spec;
-  if (::mount(nullptr, "/", nullptr, kRec | kPrivate, nullptr) != 0) return system_error(errno, "making mounts private");
   std::vector<std::string> lower = spec.lower_dirs;
   if (lower.empty()) {  // FROM scratch: overlayfs wants at least one
     const std::string empty = spec.upper_dir.substr(0, spec.upper_dir.rfind('/')) + "/empty";
@@ -441,7 +276,7 @@ Result<MountPoints> enter_root(const SandboxPlan& plan) {
 
   RootBuilder builder(plan, root.get());
   const auto fill = [&]() -> Result<void> {
-    RETURN_IF_ERROR(builder.kernel_file_systems());
+    RETURN_IF_ERROR(builder.kernel_file_systems(staging));
     RETURN_IF_ERROR(builder.network_files());
     RETURN_IF_ERROR(builder.user_mounts());
     if (::fchdir(root.get()) != 0) return system_error(errno, "fchdir");

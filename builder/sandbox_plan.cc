@@ -107,6 +107,24 @@ SandboxMount read_mount(Reader& r) {
 
 }  // namespace
 
+std::vector<std::string> to_arguments(const SandboxBase& base) {
+  return {kSandboxArgv0, base.network == NetworkMode::kNone ? "none" : "host", base.insecure ? "insecure" : "confined",
+          base.inherit_stdio ? "terminal" : "pipes", base.full_privileges ? "root" : "mapped", std::to_string(base.shm_size_bytes)};
+}
+
+std::optional<SandboxBase> from_arguments(int argc, char** argv) {
+  if (argc != 6 || std::string_view(argv[0]) != kSandboxArgv0) return std::nullopt;
+  SandboxBase base;
+  base.network = std::string_view(argv[1]) == "none" ? NetworkMode::kNone : NetworkMode::kHost;
+  base.insecure = std::string_view(argv[2]) == "insecure";
+  base.inherit_stdio = std::string_view(argv[3]) == "terminal";
+  base.full_privileges = std::string_view(argv[4]) == "root";
+  const auto size = parse_uint(argv[5]);
+  if (!size) return std::nullopt;
+  base.shm_size_bytes = *size;
+  return base;
+}
+
 std::string serialise(const SandboxPlan& plan) {
   const SandboxSpec& s = plan.spec;
   Writer w;

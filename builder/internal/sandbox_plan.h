@@ -1,10 +1,11 @@
-// What the parent tells the sandbox child, and how: a list of strings in a memfd. Both ends are the same binary, so
-// the format has no version.
+// What the parent tells the sandbox child, and how: what must be known from the start as arguments, the rest, when it is
+// known, as a list of strings through a socket. Both ends are the same binary, so the format has no version.
 #pragma once
 
 #include <sys/stat.h>
 #include <sys/types.h>
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -20,6 +21,18 @@ inline constexpr const char* kSandboxArgv0 = "lamina-sandbox";
 // Descriptors of the child.
 inline constexpr int kPlanFd = 3;
 inline constexpr int kReportFd = 4;
+
+// What a sandbox can be prepared with before its command is known; one with other values serves no other command.
+struct SandboxBase {
+  NetworkMode network = NetworkMode::kHost;
+  bool insecure = false;
+  bool inherit_stdio = false;
+  bool full_privileges = false;  // root of the machine's own user namespace
+  uint64_t shm_size_bytes = 64 << 20;
+  bool operator==(const SandboxBase&) const = default;
+};
+std::vector<std::string> to_arguments(const SandboxBase& base);
+std::optional<SandboxBase> from_arguments(int argc, char** argv);
 
 struct SandboxPlan {
   SandboxSpec spec;
@@ -57,8 +70,10 @@ struct MountPoints {
   std::vector<Ancestor> ancestors;
 };
 
-// Mounts the overlay and everything in it and makes it the root.
-Result<MountPoints> enter_root(const SandboxPlan& plan);
+// In a new mount namespace: a directory with proc, dev and sys, ready to be moved into a root.
+Result<UniqueFd> prepare_kernel_file_systems(const SandboxBase& base);
+// Mounts the overlay and everything in it and makes it the root. `staging` is what was prepared.
+Result<MountPoints> enter_root(const SandboxPlan& plan, int staging);
 // When the command has ended: removes from the upper directory the stubs that are still empty, and the
 // ancestors that hold nothing and have the attributes they had.
 void remove_stubs(int upper_fd, const MountPoints& made);

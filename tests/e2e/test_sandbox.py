@@ -34,6 +34,36 @@ class Sandbox(TestCase):
         for word in ("mounted", "unshared", "wrote", "read"):
             self.assertNotRegex(out, "(?m)^%s$" % word)
 
+    def sandboxes(self):
+        """Processes of the program under test that were started for commands of its builds."""
+        found = []
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            try:
+                if os.readlink("/proc/%s/exe" % pid) == BUILD and read("/proc", pid, "cmdline").startswith("lamina-sandbox"):
+                    found.append(pid)
+            except OSError:
+                pass  # it has ended
+        return found
+
+    def test_prepared_sandboxes_serve_their_kind_and_end(self):
+        """The next command's sandbox is prepared while one runs: every command gets what it asked for, and none is left."""
+        steps = ["", "--network=none ", "", "--mount=type=tmpfs,target=/dev/shm ", "--network=none ", ""]
+        runs = ["RUN %secho net$(grep -c : /proc/net/dev) shm$(grep -c ' /dev/shm ' /proc/mounts) $(hostname) > /%d\n" % (flag, i) for i, flag in enumerate(steps)]
+        self.dockerfile("FROM BUSYBOX\n" + "".join(runs))
+        self.build("-t", "kinds")
+        root = self.unpack("kinds")
+        for i, flag in enumerate(steps):
+            net, shm, host = read(root, str(i)).split()
+            self.assertEqual((net == "net1", shm, host), ("none" in flag, "shm1", "buildkitsandbox"), steps[i])
+        # A failure while others wait, and a plan longer than a socket's buffer.
+        self.dockerfile("FROM BUSYBOX\nRUN <<EOF\n" + ("# " + "x" * 98 + "\n") * 900 + "echo long\nEOF\nRUN false\nRUN echo never\n")
+        self.fails(1, "build", "-q", self.context)
+        for _ in range(50):
+            if not self.sandboxes():
+                break
+            time.sleep(0.1)
+        self.assertEqual(self.sandboxes(), [])
+
     def test_machine_is_not_visible(self):
         secret = self.write("secret-of-the-machine", "x", where=self.dir)
         out = self.output("ls /proc | grep -c '^[0-9]'; hostname; echo pid $$; ls %s" % os.path.dirname(secret) + " || true; ls /sys/fs/cgroup | wc -l; cat /proc/1/cmdline | tr '\\0' ' '")
