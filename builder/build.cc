@@ -16,6 +16,7 @@
 #include "builder/checks.h"
 #include "builder/contexts.h"
 #include "builder/epoch.h"
+#include "builder/internal/early_push.h"
 #include "builder/internal/emulation.h"
 #include "builder/outputs.h"
 #include "builder/scheduler.h"
@@ -117,11 +118,13 @@ class Build {
   BuildSources sources_;
   std::vector<oci::Reference> tags_;
   std::vector<oci::Reference> push_names_;
+  std::optional<internal::EarlyPush> early_push_;  // to the first repository that is pushed to
   std::set<std::string> told_;  // warnings of the checks
   int first_vertex_ = 0;
   ThreadPool pool_;
   // Digests and compression of finished layers, while later steps run. They wait for tasks of pool_, so
   // they have threads of their own.
+  std::vector<std::future<void>> compressing_;
   ThreadPool background_{2};
 };
 
@@ -237,11 +240,16 @@ Result<void> Build::execute(const Plan& plan, Executor& executor, BuildResult& r
     if (layer.empty() || request_.squash || !in_target.contains(step.id)) return;
     // What is known of a layer that was there is known; what is not is found out when the image is put together.
     if (outcome.cached && !wants_blobs()) return;
-    background_.post([this, layer, compression] {
+    compressing_.push_back(background_.submit([this, layer, compression] {
       const TraceSpan span("layers", "digest and compress " + layer.value);
-      ignore_error(store_.diff_id(layer), "asked for again, and reported, when the image is put together");
-      if (wants_blobs()) ignore_error(store_.blob(layer, compression, pool_), "as above");
-    });
+      if (!wants_blobs()) {
+        ignore_error(store_.diff_id(layer), "asked for again, and reported, when the image is put together");
+        return;
+      }
+      // Gives the digest too.
+      const auto blob = store_.blob(layer, compression, pool_);
+      if (blob && early_push_) early_push_->send(layer, *blob);
+    }));
   };
   events.failed = [&](const Step& step, const Error& error) {
     events_.finished(vertex_of_step(step), error.kind() == ErrorKind::kCancelled ? VertexStatus::kCancelled : VertexStatus::kFailed, error.message());
@@ -288,7 +296,8 @@ Result<oci::Image> Build::build_platform(const Plan& made, BuildResult& result) 
   Executor executor({store_, made, request_, sources_, pool_,
                      [this](int step, OutputStream stream, std::string_view bytes) { events_.output(first_vertex_ + step, stream, bytes); },
                      [this](int step, const std::string& what, uint64_t done, uint64_t total) { events_.progress(first_vertex_ + step, what, done, total); },
-                     [this](const std::string& text) { events_.warning(text); }, stop_.get_token()});
+                     [this](const std::string& text) { events_.warning(text); }, stop_.get_token(),
+                     wants_blobs() ? std::optional(push_compression()) : std::nullopt, early_push_ ? &*early_push_ : nullptr});
   RETURN_IF_ERROR(execute(made, executor, result));
   VertexScope vertex(events_, "exporting to image");
   std::optional<layers::LayerId> squashed;
@@ -346,6 +355,8 @@ Result<oci::Descriptor> Build::push_index(const std::vector<PlatformImage>& imag
 
 Result<void> Build::send_out(const std::vector<PlatformImage>& images, BuildResult& result) {
   if (!push_names_.empty()) {
+    // Nothing is sent twice at the same time.
+    for (std::future<void>& work : compressing_) work.wait();
     const layers::CompressionOptions compression = push_compression();
     if (!indexed()) {
       ASSIGN_OR_RETURN(const registry::PushReport report, push_to(store_, client_, images.front().image, push_names_, compression, pool_, events_, pushes_docker_types()));
@@ -410,6 +421,7 @@ Result<std::string> Build::describe() {
 
 Result<BuildResult> Build::run() {
   RETURN_IF_ERROR(parse_names());
+  if (!push_names_.empty() && push_compression().type != oci::Compression::kNone) early_push_.emplace(client_, store_, push_names_.front());
   RETURN_IF_ERROR(check_outputs());
   ASSIGN_OR_RETURN(const LoadedDockerfile loaded, load());
   RETURN_IF_ERROR(settle_epoch(request_, {loaded.parsed.dockerfile, sources_, resolver_}));

@@ -6,6 +6,7 @@
 
 #include "base/text.h"
 #include "base/trace.h"
+#include "builder/internal/early_push.h"
 #include "builder/internal/squash.h"
 
 namespace lamina::builder {
@@ -197,7 +198,19 @@ Result<layers::LayerId> Executor::add_layer(const Step& step, layers::EntryList 
   if (entries.empty()) return layers::LayerId{};
   const TraceSpan span("layers", "add " + step.title);
   const layers::SealOptions options{env_.request.source_date_epoch};
-  return env_.store.add_entries(std::move(entries), options, files_needed_later(step) ? layers::LayerForm::kSnapshot : layers::LayerForm::kTar, &env_.pool);
+  if (files_needed_later(step)) return env_.store.add_entries(std::move(entries), options, layers::LayerForm::kSnapshot, &env_.pool);
+  // Compressed later, it would be read and written once more. Not for what ends up in another layer or image.
+  const bool compressed = env_.compression && env_.compression->type != oci::Compression::kNone && !env_.request.squash && in_target(step);
+  if (!compressed) return env_.store.add_entries(std::move(entries), options, layers::LayerForm::kTar, &env_.pool);
+  std::unique_ptr<registry::GrowingBlob> growing = env_.early_push == nullptr ? nullptr : env_.early_push->begin();
+  ASSIGN_OR_RETURN(layers::LayerId layer, env_.store.add_entries_compressed(std::move(entries), options, *env_.compression, growing.get(), env_.pool));
+  if (growing) env_.early_push->made(layer, std::move(growing));
+  return layer;
+}
+
+bool Executor::in_target(const Step& step) const {
+  const std::vector<int> chain = env_.plan.chain(env_.plan.target);
+  return std::find(chain.begin(), chain.end(), step.id) != chain.end();
 }
 
 // --- WORKDIR --------------------------------------------------------------------------------------

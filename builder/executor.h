@@ -23,6 +23,7 @@
 namespace lamina::builder {
 
 namespace internal {
+class EarlyPush;
 class RunMounts;
 }
 
@@ -48,6 +49,8 @@ class Executor {
     std::function<void(int step, const std::string& what, uint64_t done, uint64_t total)> progress;
     std::function<void(const std::string&)> warning;
     std::stop_token stop;
+    std::optional<layers::CompressionOptions> compression;  // of the layers, when an output will want them compressed
+    internal::EarlyPush* early_push = nullptr;              // gets a blob's bytes while it is made
   };
   explicit Executor(Environment environment);
 
@@ -75,6 +78,7 @@ class Executor {
   Result<std::shared_ptr<layers::RootfsView>> view_below(const Step& step);
   Result<std::shared_ptr<const SourceTree>> tree_of(const SourceRef& from, int stage);
   bool files_needed_later(const Step& step) const;
+  bool in_target(const Step& step) const;
 
   KeyInputs common_inputs(const Step& step, const char* instruction) const;
   std::optional<Outcome> recorded(const Step& step, const KeyInputs& inputs);

@@ -135,6 +135,9 @@ class Store : public oci::BlobSource, public oci::BlobSink {
   // Makes a layer from entries, in the form asked for. `pool` (may be null) reads their files; the caller is none of its
   // threads.
   Result<LayerId> add_entries(EntryList entries, const SealOptions& options, LayerForm form, ThreadPool* pool = nullptr);
+  // Makes a layer whose only form is the blob that the options ask for (gzip or zstd): one pass over the files gives the
+  // tar, its digest, and the blob, whose bytes `copy` (may be null) gets too.
+  Result<LayerId> add_entries_compressed(EntryList entries, const SealOptions& options, const CompressionOptions& compression, ByteSink* copy, ThreadPool& pool);
   // Registers a pulled layer; its bytes may come later (or never, when nobody needs them). The same
   // DiffId gives the same id.
   Result<LayerId> add_pulled(const oci::DiffId& diff_id, const oci::Descriptor& blob);

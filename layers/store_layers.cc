@@ -73,9 +73,12 @@ Result<LayerMeta> Store::Impl::verify_after_reboot(const LayerId& id, LayerMeta 
     FunctionSink nowhere([](std::span<const std::byte>) -> Result<void> { return {}; });
     if (!stream || !copy_stream(**stream, nowhere)) ignore_error(self->remove_blob(blob.digest), "it is damaged");
   };
-  for (const LayerBlob& blob : found.blobs) check_blob(blob.descriptor);
-  const std::string snapshot = layer_path(id) + "/fs";
   bool sound = found.pulled;
+  for (const LayerBlob& blob : found.blobs) {
+    check_blob(blob.descriptor);
+    sound = sound || blob_exists(blob.descriptor.digest);  // it may be the only form that there is
+  }
+  const std::string snapshot = layer_path(id) + "/fs";
   if (found.diff_id && found.tar_size) {
     oci::Descriptor tar;
     tar.digest = found.diff_id->as_uncompressed_digest();
@@ -236,6 +239,43 @@ Result<LayerId> Store::add_entries(EntryList entries, const SealOptions& options
   meta.tar_size = summary.size;
   RETURN_IF_ERROR(file.publish(impl_->blob_path(meta.diff_id->as_uncompressed_digest()), summary.size));
   if (const auto same = find_layer(*meta.diff_id)) return *same;
+  impl_->scratch.discard(layer.fs());
+  return impl_->publish_layer(std::move(layer), std::move(meta));
+}
+
+Result<LayerId> Store::add_entries_compressed(EntryList entries, const SealOptions& options, const CompressionOptions& compression, ByteSink* copy, ThreadPool& pool) {
+  ASSIGN_OR_RETURN(PendingLayer layer, begin_layer());
+  ASSIGN_OR_RETURN(ScratchFile file, ScratchFile::create(impl_->scratch));
+  HashingWriter kept(file.fd());
+  FunctionSink nowhere([](std::span<const std::byte>) -> Result<void> { return {}; });
+  TeeSink out(kept, copy != nullptr ? *copy : nowhere);
+  ASSIGN_OR_RETURN(const auto compressor, compress_to(out, compression, pool));
+  HashingWriter tar_hash(-1);
+  TeeSink both(tar_hash, *compressor);
+  TarStream stream(both, options.clamp_mtime, &pool);
+  for (Entry& entry : entries) RETURN_IF_ERROR(stream.add(std::move(entry)));
+  RETURN_IF_ERROR(stream.finish());
+  RETURN_IF_ERROR(compressor->finish());
+  ASSIGN_OR_RETURN(const StreamSummary tar, tar_hash.finish());
+  ASSIGN_OR_RETURN(const StreamSummary blob, kept.finish());
+  LayerMeta meta;
+  meta.clamp_mtime = options.clamp_mtime;
+  meta.diff_id = oci::DiffId::from_bytes(tar.sha256);
+  meta.tar_size = tar.size;
+  oci::Descriptor descriptor;
+  descriptor.media_type = oci::oci_layer_type(compression.type);
+  descriptor.digest = oci::Digest::from_bytes(blob.sha256);
+  descriptor.size = blob.size;
+  RETURN_IF_ERROR(file.publish(impl_->blob_path(descriptor.digest), blob.size));
+  const LayerBlob made{descriptor, false, compression.level};
+  if (const auto same = find_layer(*meta.diff_id)) {
+    RETURN_IF_ERROR(impl_->update_meta(*same, [&](LayerMeta& m) {
+      std::erase_if(m.blobs, [&](const LayerBlob& b) { return b.descriptor.digest == descriptor.digest; });
+      m.blobs.push_back(made);
+    }));
+    return *same;
+  }
+  meta.blobs.push_back(made);
   impl_->scratch.discard(layer.fs());
   return impl_->publish_layer(std::move(layer), std::move(meta));
 }

@@ -11,10 +11,10 @@
 namespace lamina::layers {
 namespace {
 
-constexpr size_t kWindowBytes = 4 << 20;
-constexpr size_t kWindowEntries = 1024;
+constexpr size_t kWindowBytes = 1 << 20;
+constexpr size_t kWindowEntries = 512;
 constexpr size_t kSmall = 256 * 1024;  // bytes of a file that is read at once
-constexpr size_t kSlice = 32;          // files that a thread takes at a time
+constexpr size_t kSlice = 16;          // files that a thread takes at a time
 
 bool read_in_window(const Entry& entry) { return entry.type == EntryType::kFile && entry.size != 0 && !entry.bytes && entry.opener; }
 

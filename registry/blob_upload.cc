@@ -1,7 +1,9 @@
-// Uploads: a small blob in one PUT, a large one in chunks; after a break the registry is asked where it stands.
+// Uploads: a small blob in one PUT, a large one in chunks; after a break the registry is asked where it stands. A blob
+// that is still being made goes in chunks from the start.
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cstring>
 
 #include "base/text.h"
 #include "registry/internal/blob_transfer.h"
@@ -17,6 +19,8 @@ constexpr size_t kMaxMountTries = 3;
 // registry takes; once a registry has dropped what it had of a chunk, smaller ones lose less.
 constexpr uint64_t kChunk = 32 << 20;
 constexpr uint64_t kSmallChunk = 8 << 20;
+// Of a blob that is still being made: two are in memory.
+constexpr size_t kGrowingChunk = 4 << 20;
 
 std::string blob_words(const oci::Descriptor& blob, const oci::Reference& repository) {
   return fmt::format("the blob {} of {}", blob.digest.text(), repository.familiar_repository());
@@ -80,10 +84,75 @@ class Body : public ByteSource {
   bool ended_ = false;
 };
 
+// An upload session at the registry: where it is, and how far it got.
+class Session {
+ public:
+  Session(Api& api, const Endpoint& endpoint) : api_(api), endpoint_(endpoint), scopes_{push_scope(endpoint.reference.repository())} {}
+
+  bool open() const { return !location_.empty(); }
+  void close() { location_.clear(); }
+  const std::string& location() const { return location_; }
+  uint64_t minimum() const { return minimum_; }  // bytes that the registry wants in a chunk
+
+  Result<void> start() {
+    net::HttpRequest request;
+    request.method = "POST";
+    ASSIGN_OR_RETURN(request.url, api_.url(endpoint_, "blobs/uploads/"));
+    ASSIGN_OR_RETURN(ApiAnswer answer, api_.send(endpoint_, scopes_, request));
+    if (answer.response.status != 202 || answer.response.header("location").empty()) {
+      return api_.error_of(endpoint_, answer, "an upload to " + endpoint_.reference.familiar_repository());
+    }
+    take(request.url, answer.response);
+    return {};
+  }
+
+  // A new session's answer.
+  void take(const std::string& request_url, const net::HttpResponse& response) {
+    moved(request_url, response);
+    if (const auto least = parse_uint(response.header("oci-chunk-min-length"))) minimum_ = std::min<uint64_t>(*least, uint64_t{1} << 40);
+  }
+  void moved(const std::string& request_url, const net::HttpResponse& response) {
+    if (const std::string header = response.header("location"); !header.empty()) location_ = resolve_url(request_url, header);
+  }
+
+  std::string with_digest(const oci::Digest& digest) const {
+    return location_ + (location_.find('?') == std::string::npos ? "?" : "&") + "digest=" + net::url_escape(digest.text());
+  }
+
+  Result<ApiAnswer> send(net::HttpRequest request) { return api_.send(endpoint_, scopes_, std::move(request)); }
+
+  // How many bytes the registry says that it has; nothing, and the session is closed, when it does not say clearly.
+  Result<std::optional<uint64_t>> offset(uint64_t most) {
+    if (location_.empty()) return std::optional<uint64_t>();
+    net::HttpRequest request;
+    request.url = location_;
+    ASSIGN_OR_RETURN(const ApiAnswer answer, send(request));
+    if (answer.response.status == 204 || answer.response.status == 202) {
+      // "0-<last>"; an empty upload says "0-0", as one of a single byte does.
+      const std::string range = answer.response.header("range");
+      const size_t dash = range.find('-');
+      const auto last = dash == std::string::npos ? std::nullopt : parse_uint(std::string_view(range).substr(dash + 1));
+      if (last && *last < most) {
+        moved(request.url, answer.response);
+        return std::optional<uint64_t>(*last > 0 ? *last + 1 : 0);
+      }
+    }
+    location_.clear();
+    return std::optional<uint64_t>();
+  }
+
+ private:
+  Api& api_;
+  const Endpoint& endpoint_;
+  const std::vector<std::string> scopes_;
+  std::string location_;
+  uint64_t minimum_ = 0;
+};
+
 class Upload {
  public:
   Upload(Api& api, const Endpoint& endpoint, const oci::Descriptor& blob, oci::BlobSource& source, const TransferProgress& progress)
-      : api_(api), endpoint_(endpoint), blob_(blob), body_(source, blob, progress), scopes_{push_scope(endpoint.reference.repository())} {}
+      : api_(api), endpoint_(endpoint), blob_(blob), body_(source, blob, progress), session_(api, endpoint) {}
 
   Result<PushOutcome> run(const std::vector<std::string>& mount_from) {
     for (size_t i = 0; i < mount_from.size() && i < kMaxMountTries; ++i) {
@@ -92,7 +161,10 @@ class Upload {
     }
     for (unsigned breaks = 0;;) {
       const uint64_t before = furthest_;
-      if (location_.empty()) RETURN_IF_ERROR(start_session());
+      if (!session_.open()) {
+        RETURN_IF_ERROR(session_.start());
+        offset_ = 0;
+      }
       auto done = transfer();
       if (done) return PushOutcome::kUploaded;
       if (done.error().kind() != ErrorKind::kUnavailable || final_ || body_.failed()) return explained(std::move(done).error());
@@ -100,7 +172,7 @@ class Upload {
       refusal_.reset();
       RETURN_IF_ERROR(find_offset());
       // It may have arrived whole, and only the answer was lost.
-      if (location_.empty() && furthest_ == blob_.size) {
+      if (!session_.open() && furthest_ == blob_.size) {
         ASSIGN_OR_RETURN(const bool there, is_there());
         if (there) return PushOutcome::kUploaded;
       }
@@ -118,60 +190,31 @@ class Upload {
     net::HttpRequest request;
     request.method = "POST";
     ASSIGN_OR_RETURN(request.url, api_.url(endpoint_, fmt::format("blobs/uploads/?mount={}&from={}", net::url_escape(blob_.digest.text()), net::url_escape(from))));
-    const std::vector<std::string> scopes = {scopes_.front(), pull_scope(from)};
+    const std::vector<std::string> scopes = {push_scope(endpoint_.reference.repository()), pull_scope(from)};
     ASSIGN_OR_RETURN(ApiAnswer answer, api_.send(endpoint_, scopes, request));
     if (answer.response.status == 201) return true;
     // 202: it cannot be mounted, and an ordinary session has been opened instead.
-    if (answer.response.status == 202 && location_.empty()) {
-      set_location(request.url, answer.response);
-      take_minimum(answer.response);
-    }
+    if (answer.response.status == 202 && !session_.open()) session_.take(request.url, answer.response);
     return false;
-  }
-
-  Result<void> start_session() {
-    net::HttpRequest request;
-    request.method = "POST";
-    ASSIGN_OR_RETURN(request.url, api_.url(endpoint_, "blobs/uploads/"));
-    ASSIGN_OR_RETURN(ApiAnswer answer, api_.send(endpoint_, scopes_, request));
-    if (answer.response.status != 202 || answer.response.header("location").empty()) {
-      return api_.error_of(endpoint_, answer, "an upload to " + endpoint_.reference.familiar_repository());
-    }
-    set_location(request.url, answer.response);
-    take_minimum(answer.response);
-    offset_ = 0;
-    return {};
-  }
-
-  void take_minimum(const net::HttpResponse& response) {
-    if (const auto least = parse_uint(response.header("oci-chunk-min-length"))) minimum_ = std::min<uint64_t>(*least, uint64_t{1} << 40);
-  }
-
-  void set_location(const std::string& request_url, const net::HttpResponse& response) {
-    if (const std::string header = response.header("location"); !header.empty()) location_ = resolve_url(request_url, header);
-  }
-
-  std::string with_digest() const {
-    return location_ + (location_.find('?') == std::string::npos ? "?" : "&") + "digest=" + net::url_escape(blob_.digest.text());
   }
 
   // Sends the rest from offset_ on and ends the session.
   Result<void> transfer() {
-    if (offset_ == 0 && blob_.size <= std::max(chunk_, minimum_)) return send_body("PUT", with_digest(), blob_.size, 201);
+    if (offset_ == 0 && blob_.size <= std::max(chunk_, session_.minimum())) return send_body("PUT", session_.with_digest(blob_.digest), blob_.size, 201);
     while (offset_ < blob_.size) {
-      const uint64_t n = std::min(blob_.size - offset_, std::max(chunk_, minimum_));
-      RETURN_IF_ERROR(send_body("PATCH", location_, n, 202));
+      const uint64_t n = std::min(blob_.size - offset_, std::max(chunk_, session_.minimum()));
+      RETURN_IF_ERROR(send_body("PATCH", session_.location(), n, 202));
       offset_ += n;
       furthest_ = std::max(furthest_, offset_);
     }
     net::HttpRequest request;
     request.method = "PUT";
-    request.url = with_digest();
-    ASSIGN_OR_RETURN(ApiAnswer answer, api_.send(endpoint_, scopes_, request));
+    request.url = session_.with_digest(blob_.digest);
+    ASSIGN_OR_RETURN(ApiAnswer answer, session_.send(request));
     return expect(answer, 201);
   }
 
-  Result<void> send_body(const char* method, const std::string& url, uint64_t size, int wanted) {
+  Result<void> send_body(const char* method, const std::string url, uint64_t size, int wanted) {
     RETURN_IF_ERROR(body_.seek(offset_, size));
     net::HttpRequest request;
     request.method = method;
@@ -181,12 +224,12 @@ class Upload {
     request.body_source = &body_;
     request.body_size = size;
     request.has_body = true;
-    auto sent = api_.send(endpoint_, scopes_, request);
+    auto sent = session_.send(request);
     if (body_.at() == blob_.size) furthest_ = blob_.size;
     ASSIGN_OR_RETURN(ApiAnswer answer, std::move(sent));
-    if (answer.response.status == wanted) set_location(url, answer.response);
+    if (answer.response.status == wanted) session_.moved(url, answer.response);
     // A proxy before the registry has its own idea of what is too large.
-    if (answer.response.status == 413 && std::exchange(chunk_, kSmallChunk) > kSmallChunk && size > kSmallChunk && minimum_ <= kSmallChunk) {
+    if (answer.response.status == 413 && std::exchange(chunk_, kSmallChunk) > kSmallChunk && size > kSmallChunk && session_.minimum() <= kSmallChunk) {
       return Error(ErrorKind::kUnavailable, "the registry refuses a chunk as too large");
     }
     return expect(answer, wanted);
@@ -199,7 +242,7 @@ class Upload {
     // worth a new try; anything else is the answer.
     const bool transient = status == 401 || status == 404 || status == 416 || status == 429 || status >= 500;
     refusal_ = answer.response;
-    if (status == 404) location_.clear();
+    if (status == 404) session_.close();
     Error error = api_.error_of(endpoint_, answer, blob_words(blob_, endpoint_.reference));
     final_ = !transient;
     // The same refusal again and again, as a rule of missing rights, is an answer too.
@@ -217,32 +260,17 @@ class Upload {
     net::HttpRequest request;
     request.method = "HEAD";
     ASSIGN_OR_RETURN(request.url, api_.url(endpoint_, "blobs/" + blob_.digest.text()));
-    ASSIGN_OR_RETURN(const ApiAnswer answer, api_.send(endpoint_, scopes_, request));
+    ASSIGN_OR_RETURN(const ApiAnswer answer, session_.send(request));
     return answer.response.status == 200;
   }
 
   // Where the registry stands after a break. When it does not say clearly, a new session starts at 0.
   Result<void> find_offset() {
     const uint64_t begun = offset_;
-    offset_ = 0;
-    if (location_.empty()) return {};
-    net::HttpRequest request;
-    request.url = location_;
-    ASSIGN_OR_RETURN_WITH(const ApiAnswer answer, api_.send(endpoint_, scopes_, request), "continuing the upload of " + blob_words(blob_, endpoint_.reference));
-    if (answer.response.status == 204 || answer.response.status == 202) {
-      // "0-<last>"; an empty upload says "0-0", as one of a single byte does.
-      const std::string range = answer.response.header("range");
-      const size_t dash = range.find('-');
-      const auto last = dash == std::string::npos ? std::nullopt : parse_uint(std::string_view(range).substr(dash + 1));
-      if (last && *last < blob_.size) {
-        set_location(location_, answer.response);
-        offset_ = *last > 0 ? *last + 1 : 0;
-        furthest_ = std::max(furthest_, offset_);
-        if (offset_ <= begun) chunk_ = kSmallChunk;
-        return {};
-      }
-    }
-    location_.clear();
+    ASSIGN_OR_RETURN_WITH(const std::optional<uint64_t> found, session_.offset(blob_.size), "continuing the upload of " + blob_words(blob_, endpoint_.reference));
+    offset_ = found.value_or(0);
+    furthest_ = std::max(furthest_, offset_);
+    if (found && offset_ <= begun) chunk_ = kSmallChunk;
     return {};
   }
 
@@ -250,9 +278,7 @@ class Upload {
   const Endpoint& endpoint_;
   const oci::Descriptor& blob_;
   Body body_;
-  std::vector<std::string> scopes_;
-  std::string location_;    // of the open session; empty: none
-  uint64_t minimum_ = 0;    // the least that the registry takes in a chunk
+  Session session_;
   uint64_t chunk_ = kChunk;
   uint64_t offset_ = 0;     // bytes that the registry has of it
   uint64_t furthest_ = 0;   // the most that any session had, or that was sent whole
@@ -261,7 +287,121 @@ class Upload {
   bool final_ = false;      // another try cannot help
 };
 
+// Borrows what it yields.
+class BytesSource : public ByteSource {
+ public:
+  explicit BytesSource(std::string_view bytes) : left_(bytes) {}
+  Result<size_t> read(std::span<std::byte> buffer) override {
+    const size_t n = std::min(buffer.size(), left_.size());
+    std::memcpy(buffer.data(), left_.data(), n);
+    left_.remove_prefix(n);
+    return n;
+  }
+
+ private:
+  std::string_view left_;
+};
+
+// A blob that grows while it is sent, in chunks that stay in memory until the registry has them.
+class ChunkedBlob : public GrowingBlob {
+ public:
+  ChunkedBlob(Api& api, Endpoint endpoint) : endpoint_(std::move(endpoint)), api_(api), session_(api, endpoint_) {}
+  ~ChunkedBlob() override {
+    if (sending_.valid()) sending_.wait();
+  }
+
+  Result<void> write(std::span<const std::byte> data) override {
+    while (!data.empty() && !failed_) {
+      filling_.reserve(kGrowingChunk);
+      const size_t n = std::min<size_t>(data.size(), kGrowingChunk - filling_.size());
+      filling_.append(reinterpret_cast<const char*>(data.data()), n);
+      data = data.subspan(n);
+      if (filling_.size() == kGrowingChunk) send_filled();
+    }
+    return {};
+  }
+
+  bool started() const override { return sent_ > 0 || sending_.valid() || failed_; }
+
+  Result<PushOutcome> finish(const oci::Descriptor& blob) override {
+    if (!filling_.empty()) send_filled();
+    settle();
+    if (failed_) return std::move(*failed_);
+    if (sent_ != blob.size) return Error(ErrorKind::kInternal, "another blob was sent than was made");
+    net::HttpRequest request;
+    request.method = "PUT";
+    request.url = session_.with_digest(blob.digest);
+    ASSIGN_OR_RETURN(ApiAnswer answer, session_.send(request));
+    if (answer.response.status != 201) return api_.error_of(endpoint_, answer, blob_words(blob, endpoint_.reference));
+    const std::string stored = answer.response.header("docker-content-digest");
+    if (!stored.empty() && stored != blob.digest.text()) {
+      return Error(ErrorKind::kCorrupt, fmt::format("the registry stored {} instead of {}", printable(stored), blob.digest.text()));
+    }
+    return PushOutcome::kUploaded;
+  }
+
+ private:
+  // One chunk is under way while the next fills.
+  void send_filled() {
+    settle();
+    if (failed_) return;
+    chunk_.swap(filling_);
+    filling_.clear();
+    sending_ = thread_.submit([this] { return send_chunk(); });
+  }
+
+  void settle() {
+    if (!sending_.valid()) return;
+    auto sent = sending_.get();
+    if (sent) {
+      sent_ += chunk_.size();
+    } else {
+      failed_ = std::move(sent).error();
+    }
+  }
+
+  Result<void> send_chunk() {
+    if (!session_.open()) RETURN_IF_ERROR(session_.start());
+    if (session_.minimum() > kGrowingChunk) return Error(ErrorKind::kUnsupported, "the registry wants larger chunks");
+    size_t done = 0;
+    for (unsigned breaks = 0;;) {
+      net::HttpRequest request;
+      request.method = "PATCH";
+      request.url = session_.location();
+      request.headers = {"Content-Type: application/octet-stream", fmt::format("Content-Range: {}-{}", sent_ + done, sent_ + chunk_.size() - 1)};
+      BytesSource body(std::string_view(chunk_).substr(done));
+      request.body_source = &body;
+      request.body_size = chunk_.size() - done;
+      request.has_body = true;
+      auto answer = session_.send(request);
+      if (answer && answer->response.status == 202) {
+        session_.moved(request.url, answer->response);
+        return {};
+      }
+      if (!answer && answer.error().kind() != ErrorKind::kUnavailable) return std::move(answer).error();
+      if (++breaks > kMaxBreaks) return answer ? api_.error_of(endpoint_, *answer, "an upload") : std::move(answer).error();
+      RETURN_IF_ERROR(api_.back_off(breaks - 1, answer ? &answer->response : nullptr));
+      answer = Error(ErrorKind::kUnavailable, "");  // gives its connection back
+      ASSIGN_OR_RETURN(const std::optional<uint64_t> there, session_.offset(sent_ + chunk_.size() + 1));
+      if (!there || *there < sent_) return Error(ErrorKind::kUnavailable, "the registry lost what was sent");
+      done = static_cast<size_t>(*there - sent_);
+      if (done == chunk_.size()) return {};
+    }
+  }
+
+  const Endpoint endpoint_;
+  Api& api_;
+  Session session_;
+  std::string filling_, chunk_;  // `chunk_` belongs to the thread while sending_ is valid
+  uint64_t sent_ = 0;
+  std::optional<Error> failed_;
+  std::future<Result<void>> sending_;
+  ThreadPool thread_{1};  // last: it uses the members above
+};
+
 }  // namespace
+
+std::unique_ptr<GrowingBlob> grow_blob(Api& api, Endpoint repository) { return std::make_unique<ChunkedBlob>(api, std::move(repository)); }
 
 Result<PushOutcome> upload_blob(Api& api, const Endpoint& repository, const oci::Descriptor& blob, oci::BlobSource& source,
                                 const std::vector<std::string>& mount_from, const TransferProgress& progress) {

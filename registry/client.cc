@@ -182,6 +182,11 @@ Result<PushOutcome> Client::push_blob(const oci::Reference& repository, const oc
   return outcome;
 }
 
+Result<std::unique_ptr<GrowingBlob>> Client::grow_blob(const oci::Reference& repository) {
+  ASSIGN_OR_RETURN(Endpoint endpoint, impl_->api.push_endpoint(repository));
+  return internal::grow_blob(impl_->api, std::move(endpoint));
+}
+
 Result<oci::Descriptor> Client::push_manifest(const oci::Reference& reference, std::string_view media_type, std::string_view bytes) {
   oci::Descriptor descriptor;
   descriptor.media_type = std::string(media_type);

@@ -38,6 +38,17 @@ struct FetchedManifest {
 // How a blob got to the registry.
 enum class PushOutcome { kExisted, kMounted, kUploaded };
 
+// A blob that is sent while it is being made. What is written is kept until the registry has it, 4 MiB at a time, and
+// nothing is sent before that much is there. One thread.
+class GrowingBlob : public ByteSink {
+ public:
+  // Never fails: what goes wrong is told by finish().
+  Result<void> write(std::span<const std::byte> data) override = 0;
+  virtual bool started() const = 0;  // something was sent
+  // `blob` describes all that was written. After an error the registry has no such blob; push_blob may still succeed.
+  virtual Result<PushOutcome> finish(const oci::Descriptor& blob) = 0;
+};
+
 // Speaks to any number of registries; connections and tokens are reused. Any thread. Libcurl is loaded by
 // the first request (kUnsupported with the package's name when it is missing).
 // Errors: kDenied (credentials; says where they were looked for), kNotFound (names the image and what was
@@ -63,6 +74,8 @@ class Client {
   Result<PushOutcome> push_blob(const oci::Reference& repository, const oci::Descriptor& blob,
                                 oci::BlobSource& source, const std::vector<std::string>& mount_from,
                                 const TransferProgress& progress);
+  // An upload whose digest is known at its end only. The client must outlive it.
+  Result<std::unique_ptr<GrowingBlob>> grow_blob(const oci::Reference& repository);
   // PUT under the tag (or digest) of `reference`; returns the descriptor and checks the registry's digest. A manifest
   // with a subject is entered into the referrers tag (sha256-<hex>) of registries without a referrers API.
   Result<oci::Descriptor> push_manifest(const oci::Reference& reference, std::string_view media_type,

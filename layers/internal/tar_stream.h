@@ -13,7 +13,7 @@ namespace lamina::layers {
 
 // Small files are read into memory some hundreds at a time, by all threads of a pool, while the ones before them are
 // written; a long one passes through on its own. The bytes are TarWriter's whatever the number of threads. Holds
-// two windows of 4 MiB. One thread; it must not be one of the pool's.
+// two windows of 1 MiB. One thread; it must not be one of the pool's.
 class TarStream {
  public:
   // Borrows the sink and the pool, which may be null.

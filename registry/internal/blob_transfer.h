@@ -15,4 +15,7 @@ Result<std::unique_ptr<ByteSource>> download_blob(Api& api, const std::vector<En
 Result<PushOutcome> upload_blob(Api& api, const Endpoint& repository, const oci::Descriptor& blob, oci::BlobSource& source,
                                 const std::vector<std::string>& mount_from, const TransferProgress& progress);
 
+// As Client::grow_blob. The API must outlive the result.
+std::unique_ptr<GrowingBlob> grow_blob(Api& api, Endpoint repository);
+
 }  // namespace lamina::registry::internal

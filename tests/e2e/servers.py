@@ -72,6 +72,7 @@ class SpecRegistry:
         self.manifests = {}  # (repository, reference) -> (type, bytes)
         self.uploads = {}
         self.requests = []
+        self.times = []  # of the requests
         self.lock = threading.Lock()
         self.server = serve(_SpecHandler, registry=self)
         self.host = "127.0.0.1:%d" % self.server.server_port
@@ -91,6 +92,7 @@ class _SpecHandler(_Handler):
         r = self.registry
         with r.lock:
             r.requests.append((self.command, self.path, self.headers.get("Authorization")))
+            r.times.append(time.time())
         basic = r.options.get("basic")
         if basic and self.headers.get("Authorization") != "Basic " + base64.b64encode(basic.encode()).decode():
             self.body()
