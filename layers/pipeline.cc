@@ -340,11 +340,10 @@ Result<size_t> HashingSource::read(std::span<std::byte> buffer) {
   ASSIGN_OR_RETURN(const size_t got, source_->read(buffer));
   if (got == 0) {
     at_end_ = true;
-    summary_.sha256 = hash_.finish();
+    ASSIGN_OR_RETURN(summary_, hash_.finish());
     return size_t{0};
   }
-  hash_.update(std::span<const std::byte>(buffer.data(), got));
-  summary_.size += got;
+  RETURN_IF_ERROR(hash_.write(buffer.first(got)));
   return got;
 }
 

@@ -44,7 +44,7 @@ class HashingWriter : public ByteSink {
   std::unique_ptr<Impl> impl_;
 };
 
-// Hashes what is read through it. The summary is whole after the read that gave 0.
+// Hashes what is read through it, on a thread of its own. The summary is whole after the read that gave 0.
 class HashingSource : public ByteSource {
  public:
   explicit HashingSource(std::unique_ptr<ByteSource> source) : source_(std::move(source)) {}
@@ -54,7 +54,7 @@ class HashingSource : public ByteSource {
 
  private:
   std::unique_ptr<ByteSource> source_;
-  Sha256 hash_;
+  HashingWriter hash_{-1};
   StreamSummary summary_;
   bool at_end_ = false;
 };
