@@ -2,19 +2,12 @@
 
 #include <doctest/doctest.h>
 
+#include "tests/string_sink.h"
+
 using namespace lamina;
 using namespace lamina::layers;
 
 namespace {
-
-class StringSink : public ByteSink {
- public:
-  std::string text;
-  Result<void> write(std::span<const std::byte> data) override {
-    text.append(reinterpret_cast<const char*>(data.data()), data.size());
-    return {};
-  }
-};
 
 std::string some_text(size_t size) {
   std::string out;

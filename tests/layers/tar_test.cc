@@ -4,19 +4,12 @@
 
 #include <cstring>
 
+#include "tests/string_sink.h"
+
 using namespace lamina;
 using namespace lamina::layers;
 
 namespace {
-
-class StringSink : public ByteSink {
- public:
-  std::string text;
-  Result<void> write(std::span<const std::byte> data) override {
-    text.append(reinterpret_cast<const char*>(data.data()), data.size());
-    return {};
-  }
-};
 
 Entry file(const std::string& path, const std::string& content) {
   Entry e;

@@ -5,6 +5,7 @@
 
 #include "base/files.h"
 #include "registry/client.h"
+#include "tests/string_sink.h"
 
 using namespace lamina;
 using namespace lamina::registry;
@@ -26,15 +27,6 @@ class MapSource : public oci::BlobSource {
     d.size = text.size();
     blobs[d.digest] = std::move(text);
     return d;
-  }
-};
-
-class StringSink : public ByteSink {
- public:
-  std::string text;
-  Result<void> write(std::span<const std::byte> data) override {
-    text.append(reinterpret_cast<const char*>(data.data()), data.size());
-    return {};
   }
 };
 
