@@ -136,8 +136,9 @@ Result<oci::Image> assemble_image(layers::Store& store, const Plan& plan, const 
 
 Result<oci::Image> compress_image(layers::Store& store, const oci::Image& image, const layers::CompressionOptions& options, ThreadPool& pool) {
   const TraceSpan span("image", "compress");
-  ASSIGN_OR_RETURN(const oci::ImageConfig config, oci::ImageConfig::parse(image.config_json));
+  ASSIGN_OR_RETURN(oci::ImageConfig config, oci::ImageConfig::parse(image.config_json));
   oci::Manifest manifest = image.manifest;
+  bool other_tars = false;
   for (size_t i = 0; i < manifest.layers.size() && i < config.diff_ids.size(); ++i) {
     oci::Descriptor& layer = manifest.layers[i];
     std::erase_if(layer.annotations, [](const auto& a) { return is_source_annotation(a.first); });  // only for us
@@ -146,9 +147,13 @@ Result<oci::Image> compress_image(layers::Store& store, const oci::Image& image,
     if (ours && options.type == oci::Compression::kNone) continue;
     const auto id = store.find_layer(config.diff_ids[i]);
     if (!id) return Error(ErrorKind::kNotFound, fmt::format("layer {} is no longer in the store; build the image again", config.diff_ids[i].text()));
-    ASSIGN_OR_RETURN(layer, store.blob(*id, options, pool));
+    ASSIGN_OR_RETURN(layers::BlobForm form, store.blob(*id, options, pool));
+    layer = std::move(form.descriptor);
+    other_tars = other_tars || form.diff_id != config.diff_ids[i];
+    config.diff_ids[i] = std::move(form.diff_id);
   }
-  return store_image(store, std::move(manifest), image.config_json);
+  // The config names the tars that are sent; where they are those of the store it stays byte for byte.
+  return store_image(store, std::move(manifest), other_tars ? config.to_json() : image.config_json);
 }
 
 Result<oci::Image> with_docker_types(layers::Store& store, const oci::Image& image) {

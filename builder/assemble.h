@@ -17,8 +17,9 @@ namespace lamina::builder {
 Result<oci::Image> assemble_image(layers::Store& store, const Plan& plan, const Executor& executor, const BuildRequest& request,
                                   const std::optional<layers::LayerId>& squashed);
 
-// The same image with layers compressed for sending: pulled layers keep their blobs (unless options.force).
-// The result is not stored under a name.
+// The same image with layers compressed for sending: pulled layers keep their blobs (unless options.force). An estargz has
+// other DiffIds than the layer in the store, so the config of such an image differs too. The result is not stored under
+// a name.
 Result<oci::Image> compress_image(layers::Store& store, const oci::Image& image, const layers::CompressionOptions& options, ThreadPool& pool);
 
 // The same image in Docker's words (oci-mediatypes=false): the bytes of layers and config stay. Stored, not named.

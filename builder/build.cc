@@ -248,7 +248,7 @@ Result<void> Build::execute(const Plan& plan, Executor& executor, BuildResult& r
       }
       // Gives the digest too.
       const auto blob = store_.blob(layer, compression, pool_);
-      if (blob && early_push_) early_push_->send(layer, *blob);
+      if (blob && early_push_) early_push_->send(layer, blob->descriptor);
     }));
   };
   events.failed = [&](const Step& step, const Error& error) {

@@ -200,7 +200,8 @@ Result<layers::LayerId> Executor::add_layer(const Step& step, layers::EntryList 
   const layers::SealOptions options{env_.request.source_date_epoch};
   if (files_needed_later(step)) return env_.store.add_entries(std::move(entries), options, layers::LayerForm::kSnapshot, &env_.pool);
   // Compressed later, it would be read and written once more. Not for what ends up in another layer or image.
-  const bool compressed = env_.compression && env_.compression->type != oci::Compression::kNone && !env_.request.squash && in_target(step);
+  const bool in_one_pass = env_.compression && env_.compression->type != oci::Compression::kNone && !env_.compression->indexed;
+  const bool compressed = in_one_pass && !env_.request.squash && in_target(step);
   if (!compressed) return env_.store.add_entries(std::move(entries), options, layers::LayerForm::kTar, &env_.pool);
   std::unique_ptr<registry::GrowingBlob> growing = env_.early_push == nullptr ? nullptr : env_.early_push->begin();
   ASSIGN_OR_RETURN(layers::LayerId layer, env_.store.add_entries_compressed(std::move(entries), options, *env_.compression, growing.get(), env_.pool));

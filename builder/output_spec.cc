@@ -52,15 +52,7 @@ Result<void> set_option(OutputSpec& spec, const std::string& key, const std::str
     spec.docker_types = !oci_types;
   } else if (key == "compression") {
     spec.compression_given = true;
-    if (value == "gzip") {
-      spec.compression.type = oci::Compression::kGzip;
-    } else if (value == "zstd") {
-      spec.compression.type = oci::Compression::kZstd;
-    } else if (value == "uncompressed") {
-      spec.compression.type = oci::Compression::kNone;
-    } else {
-      return unknown("compression", value, {"gzip", "zstd", "uncompressed"});
-    }
+    RETURN_IF_ERROR(layers::set_compression(spec.compression, value, "--output"));
   } else if (key == "compression-level") {
     const auto level = parse_uint(value);
     if (!level || *level > 22) return Error(ErrorKind::kInvalidInput, fmt::format("compression-level={} in --output: it is a number from 0 to 22", value));
@@ -107,6 +99,12 @@ Result<OutputSpec> parse_output(std::string_view text) {
   if (spec.type == OutputSpec::Type::kOci && !tar_given) spec.tar = spec.dest.back() != '/';
   if (spec.type == OutputSpec::Type::kOci && !spec.tar && spec.dest == "-") {
     return Error(ErrorKind::kInvalidInput, "a layout directory cannot go to standard output; leave tar=false out");
+  }
+  if (spec.compression.indexed && spec.docker_types) {
+    return Error(ErrorKind::kInvalidInput, fmt::format("compression={} cannot go with oci-mediatypes=false: Docker's manifests have no annotations, which say where the table of contents is", layers::name_of(spec.compression)));
+  }
+  if (spec.type == OutputSpec::Type::kDocker && spec.compression.type == oci::Compression::kZstd) {
+    return Error(ErrorKind::kInvalidInput, fmt::format("compression={}: a docker archive cannot hold zstd layers", layers::name_of(spec.compression))).with_note("use type=oci, or compression=gzip");
   }
   RETURN_IF_ERROR(layers::check(spec.compression));
   return spec;

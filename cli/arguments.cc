@@ -137,7 +137,7 @@ void add_build_options(CLI::App& app, BuildOptions& o, RawBuild& raw) {
   many("--label", raw.labels, "NAME=VALUE to put into the image");
   many("--annotation", raw.annotations, "[LEVEL:]NAME=VALUE; levels: manifest (default), index, manifest-descriptor, index-descriptor");
   many("--platform", raw.platforms, "OS/ARCH[/VARIANT] to build for; several make an index");
-  many("-o,--output", raw.outputs, "type=image|registry|oci|docker|tar|local[,dest=…][,compression=…]");
+  many("-o,--output", raw.outputs, "type=image|registry|oci|docker|tar|local[,dest=…][,compression=gzip|zstd|estargz|zstd:chunked|uncompressed]");
   app.add_flag("--push", r.push, "Push every tag to its registry");
   app.add_flag("--load", raw.load, "Keep the image in the store (that is so anyway)");
   app.add_flag("--no-cache", r.no_cache, "Do not use recorded steps");
@@ -437,7 +437,7 @@ Result<Parsed<ImageOptions>> parse_image_command(const std::string& command, con
   if (is({"push", "pull", "copy"})) app.add_option("--digest-file", o.digest_file, "Write the digest to FILE");
   if (is({"pull", "inspect", "history", "copy", "diff"})) app.add_option("--platform", o.platform, "OS/ARCH[/VARIANT]");
   if (is({"push"})) {
-    app.add_option("--compression", o.compression, "gzip, zstd or uncompressed");
+    app.add_option("--compression", o.compression, "gzip, zstd, estargz, zstd:chunked or uncompressed");
     app.add_option("--compression-level", o.compression_level, "Level of the compression");
     app.add_flag("--force-compression", o.force_compression, "Compress layers of the base image again too");
   }

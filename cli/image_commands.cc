@@ -183,13 +183,7 @@ namespace {
 
 Result<layers::CompressionOptions> compression_of(const ImageOptions& o) {
   layers::CompressionOptions compression;
-  if (o.compression == "zstd") {
-    compression.type = oci::Compression::kZstd;
-  } else if (o.compression == "uncompressed") {
-    compression.type = oci::Compression::kNone;
-  } else if (!o.compression.empty() && o.compression != "gzip") {
-    return Error(ErrorKind::kInvalidInput, fmt::format("--compression={}: it is gzip, zstd or uncompressed", o.compression));
-  }
+  if (!o.compression.empty()) RETURN_IF_ERROR(layers::set_compression(compression, o.compression, "--compression"));
   compression.level = o.compression_level;
   compression.force = o.force_compression;
   RETURN_IF_ERROR(layers::check(compression));

@@ -1,14 +1,15 @@
 #include "layers/compression.h"
 
 #include <fmt/format.h>
-#include <libdeflate.h>
 #include <zstd.h>
 
 #include <algorithm>
-#include <condition_variable>
 #include <cstring>
-#include <mutex>
 #include <vector>
+
+#include "base/text.h"
+#include "layers/internal/codec.h"
+#include "layers/internal/ordered_work.h"
 
 namespace lamina::layers {
 namespace {
@@ -18,134 +19,53 @@ constexpr int kDefaultZstdLevel = 3;
 constexpr size_t kMemberSize = 1 << 20;  // of a gzip member, uncompressed
 constexpr int kZstdJobSize = 4 << 20;    // part of the output format: jobs end where this says
 
-// One gzip member on its way. A member is compressed by a thread of the pool or, when none has begun, by
-// the writer itself: so the writer never waits for a task that may not start.
-struct Member {
-  enum class State { kFilling, kQueued, kRunning, kDone };
-  std::unique_ptr<unsigned char[]> in{new unsigned char[kMemberSize]};
-  size_t in_size = 0;
-  std::unique_ptr<unsigned char[]> out;
-  size_t out_size = 0;
-  State state = State::kFilling;
-};
-
-struct DeflateFree {
-  void operator()(libdeflate_compressor* c) const { libdeflate_free_compressor(c); }
-};
-using Deflater = std::unique_ptr<libdeflate_compressor, DeflateFree>;
-
-// Shared with tasks of the pool, which may run after the sink has gone.
-struct GzipJobs {
-  explicit GzipJobs(int l) : level(l) {}
-
-  // Takes the member if nobody has. False when somebody has.
-  bool try_run(Member& member) {
-    Deflater deflater;
-    {
-      const std::lock_guard lock(mutex);
-      if (member.state != Member::State::kQueued) return false;
-      member.state = Member::State::kRunning;
-      if (!idle.empty()) {
-        deflater = std::move(idle.back());
-        idle.pop_back();
-      }
-    }
-    if (!deflater) deflater.reset(libdeflate_alloc_compressor(level));
-    if (deflater) {
-      const size_t bound = libdeflate_gzip_compress_bound(deflater.get(), kMemberSize);
-      if (!member.out) member.out.reset(new unsigned char[bound]);
-      member.out_size =
-          libdeflate_gzip_compress(deflater.get(), member.in.get(), member.in_size, member.out.get(), bound);
-    } else {
-      member.out_size = 0;
-    }
-    const std::lock_guard lock(mutex);
-    if (deflater) idle.push_back(std::move(deflater));
-    member.state = Member::State::kDone;
-    done.notify_all();
-    return true;
-  }
-
-  void wait(Member& member) {
-    if (try_run(member)) return;
-    std::unique_lock lock(mutex);
-    done.wait(lock, [&] { return member.state == Member::State::kDone; });
-  }
-
-  const int level;
-  std::mutex mutex;
-  std::condition_variable done;
-  std::vector<Deflater> idle;
-};
-
 // RFC 1952, 2.2: a gzip file is a series of members.
 class GzipSink : public CompressingSink {
  public:
   GzipSink(ByteSink& out, int level, ThreadPool& pool)
-      : out_(out), pool_(pool), jobs_(std::make_shared<GzipJobs>(level)), ring_(pool.size() + 2) {}
+      : members_(
+            pool, pool.size() + 2,
+            [codec = gzip_codec(level)](Member& member) {
+              if (!codec->compress({member.in.get(), member.in_size}, member.out)) member.out.clear();
+            },
+            [&out](Member& member) -> Result<void> {
+              if (member.out.empty()) return Error(ErrorKind::kSystem, "no memory to compress with");
+              RETURN_IF_ERROR(out.write(std::as_bytes(std::span(member.out))));
+              member.in_size = 0;
+              member.out.clear();
+              return {};
+            }) {}
 
   Result<void> write(std::span<const std::byte> data) override {
     while (!data.empty()) {
-      ASSIGN_OR_RETURN(Member* const member, current());
+      ASSIGN_OR_RETURN(Member* const member, members_.current());
       const size_t count = std::min(data.size(), kMemberSize - member->in_size);
       std::memcpy(member->in.get() + member->in_size, data.data(), count);
       member->in_size += count;
       data = data.subspan(count);
-      if (member->in_size == kMemberSize) submit();
+      if (member->in_size == kMemberSize) members_.submit();
     }
     return {};
   }
 
   Result<void> finish() override {
+    const Member* const filling = members_.filling();
+    const bool partial = filling != nullptr && filling->in_size != 0;
     // Of nothing at all there is one empty member: a file of no bytes is no gzip.
-    const bool partial = next_ - oldest_ < ring_.size() && slot(next_) && slot(next_)->in_size != 0;
-    if (next_ == 0 && !partial) slot(0) = std::make_shared<Member>();
-    if (next_ == 0 || partial) submit();
-    while (oldest_ != next_) RETURN_IF_ERROR(write_oldest());
-    return {};
+    if (partial || !members_.any_submitted()) {
+      RETURN_IF_ERROR(members_.current());
+      members_.submit();
+    }
+    return members_.take_all();
   }
 
  private:
-  std::shared_ptr<Member>& slot(size_t number) { return ring_[number % ring_.size()]; }
-
-  // The member being filled. Its slot is free once the member that was in it is written.
-  Result<Member*> current() {
-    if (next_ - oldest_ == ring_.size()) RETURN_IF_ERROR(write_oldest());
-    std::shared_ptr<Member>& member = slot(next_);
-    if (!member) member = std::make_shared<Member>();
-    return member.get();
-  }
-
-  void submit() {
-    const std::shared_ptr<Member> member = slot(next_++);
-    {
-      const std::lock_guard lock(jobs_->mutex);
-      member->state = Member::State::kQueued;
-    }
-    pool_.post([jobs = jobs_, member] { jobs->try_run(*member); });
-  }
-
-  Result<void> write_oldest() {
-    std::shared_ptr<Member>& member = slot(oldest_++);
-    jobs_->wait(*member);
-    if (member->out_size == 0) return Error(ErrorKind::kSystem, "no memory to compress with");
-    RETURN_IF_ERROR(out_.write(std::as_bytes(std::span(member->out.get(), member->out_size))));
-    // A task that is still queued for this member must not find it in its next life.
-    if (member.use_count() > 1) {
-      member.reset();
-    } else {
-      member->in_size = 0;
-      const std::lock_guard lock(jobs_->mutex);
-      member->state = Member::State::kFilling;
-    }
-    return {};
-  }
-
-  ByteSink& out_;
-  ThreadPool& pool_;
-  std::shared_ptr<GzipJobs> jobs_;
-  std::vector<std::shared_ptr<Member>> ring_;
-  size_t next_ = 0, oldest_ = 0;  // numbers of members: to be submitted, to be written
+  struct Member {
+    std::unique_ptr<unsigned char[]> in{new unsigned char[kMemberSize]};  // not cleared
+    size_t in_size = 0;
+    Bytes out;
+  };
+  OrderedWork<Member> members_;
 };
 
 struct ZstdFree {
@@ -220,6 +140,50 @@ class PassingSink : public CompressingSink {
 
 }  // namespace
 
+namespace {
+
+struct Named {
+  const char* name;
+  oci::Compression type;
+  bool indexed;
+};
+constexpr Named kNamed[] = {{"gzip", oci::Compression::kGzip, false},
+                            {"zstd", oci::Compression::kZstd, false},
+                            {"estargz", oci::Compression::kGzip, true},
+                            {"zstd:chunked", oci::Compression::kZstd, true},
+                            {"uncompressed", oci::Compression::kNone, false}};
+
+}  // namespace
+
+std::string_view name_of(const CompressionOptions& options) {
+  for (const Named& n : kNamed) {
+    if (n.type == options.type && n.indexed == options.indexed) return n.name;
+  }
+  return "uncompressed";
+}
+
+std::vector<std::string> compression_names() {
+  std::vector<std::string> names;
+  for (const Named& n : kNamed) names.push_back(n.name);
+  return names;
+}
+
+Result<void> set_compression(CompressionOptions& options, const std::string& name, std::string_view where) {
+  for (const Named& n : kNamed) {
+    if (name != n.name) continue;
+    options.type = n.type;
+    options.indexed = n.indexed;
+    return {};
+  }
+  Error error(ErrorKind::kInvalidInput, fmt::format("unknown compression \"{}\" in {}", name, where));
+  if (const auto near = nearest_name(name, compression_names())) return std::move(error).with_note("did you mean " + *near + "?");
+  return std::move(error).with_note("known: " + join(compression_names(), ", "));
+}
+
+int effective_level(const CompressionOptions& options) {
+  return options.level.value_or(options.type == oci::Compression::kZstd ? kDefaultZstdLevel : kDefaultGzipLevel);
+}
+
 Result<void> check(const CompressionOptions& options) {
   if (!options.level) return {};
   if (options.type == oci::Compression::kNone) {
@@ -228,7 +192,7 @@ Result<void> check(const CompressionOptions& options) {
   const int largest = options.type == oci::Compression::kGzip ? 9 : 22;
   if (*options.level >= 0 && *options.level <= largest) return {};
   return Error(ErrorKind::kInvalidInput, fmt::format("the {} compression level {} is not between 0 and {}",
-                                                     oci::to_string(options.type), *options.level, largest));
+                                                     name_of(options), *options.level, largest));
 }
 
 Result<std::unique_ptr<CompressingSink>> compress_to(ByteSink& out, const CompressionOptions& options,
@@ -237,9 +201,9 @@ Result<std::unique_ptr<CompressingSink>> compress_to(ByteSink& out, const Compre
   switch (options.type) {
     case oci::Compression::kGzip:
       return std::unique_ptr<CompressingSink>(
-          std::make_unique<GzipSink>(out, options.level.value_or(kDefaultGzipLevel), pool));
+          std::make_unique<GzipSink>(out, effective_level(options), pool));
     case oci::Compression::kZstd:
-      return ZstdSink::open(out, options.level.value_or(kDefaultZstdLevel), pool.size());
+      return ZstdSink::open(out, effective_level(options), pool.size());
     case oci::Compression::kNone: break;
   }
   return std::unique_ptr<CompressingSink>(std::make_unique<PassingSink>(out));

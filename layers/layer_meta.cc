@@ -22,6 +22,13 @@ Result<LayerBlob> parse_blob(const Json& json) {
   blob.descriptor.size = static_cast<uint64_t>(size.value_or(0));
   blob.pulled = pulled.value_or(false);
   if (level) blob.level = static_cast<int>(*level);
+  ASSIGN_OR_RETURN(blob.descriptor.annotations, json::get_string_map(json, "annotations"));
+  ASSIGN_OR_RETURN(const auto format, json::get_string(json, "format"));
+  blob.format = format.value_or("");
+  ASSIGN_OR_RETURN(const auto diff_id, json::get_string(json, "diffId"));
+  if (diff_id) {
+    ASSIGN_OR_RETURN(blob.diff_id, oci::DiffId::parse(*diff_id));
+  }
   return blob;
 }
 
@@ -68,6 +75,9 @@ std::string LayerMeta::to_json() const {
                  {"size", blob.descriptor.size},
                  {"pulled", blob.pulled}};
     if (blob.level) item["level"] = *blob.level;
+    if (!blob.descriptor.annotations.empty()) item["annotations"] = blob.descriptor.annotations;
+    if (!blob.format.empty()) item["format"] = blob.format;
+    if (blob.diff_id) item["diffId"] = blob.diff_id->text();
     json["blobs"].push_back(std::move(item));
   }
   return json::dump(json);

@@ -54,6 +54,13 @@ struct LayerInfo {
   std::vector<oci::Descriptor> blobs;       // known blobs (present or not) of this layer
 };
 
+// A layer as a manifest names it.
+struct BlobForm {
+  oci::Descriptor descriptor;  // with the annotations that belong to its form, if any
+  // Of what the blob gives when it is decompressed, which the image's config has to name: the layer's, except for an estargz.
+  oci::DiffId diff_id;
+};
+
 class Scratch;
 
 // A snapshot being made: `fs` is an overlay upperdir, `work` its workdir, on the store's file system.
@@ -135,8 +142,8 @@ class Store : public oci::BlobSource, public oci::BlobSink {
   // Makes a layer from entries, in the form asked for. `pool` (may be null) reads their files; the caller is none of its
   // threads.
   Result<LayerId> add_entries(EntryList entries, const SealOptions& options, LayerForm form, ThreadPool* pool = nullptr);
-  // Makes a layer whose only form is the blob that the options ask for (gzip or zstd): one pass over the files gives the
-  // tar, its digest, and the blob, whose bytes `copy` (may be null) gets too.
+  // Makes a layer whose only form is the blob that the options ask for (gzip or zstd, without a table of contents): one
+  // pass over the files gives the tar, its digest, and the blob, whose bytes `copy` (may be null) gets too.
   Result<LayerId> add_entries_compressed(EntryList entries, const SealOptions& options, const CompressionOptions& compression, ByteSink* copy, ThreadPool& pool);
   // Registers a pulled layer; its bytes may come later (or never, when nobody needs them). The same
   // DiffId gives the same id.
@@ -158,9 +165,9 @@ class Store : public oci::BlobSource, public oci::BlobSink {
   Result<oci::DiffId> diff_id(const LayerId& id);
   // The uncompressed tar as a stream, from whichever form exists; `remote` as above.
   Result<std::unique_ptr<ByteSource>> open_tar(const LayerId& id, oci::BlobSource* remote);
-  // A blob of the layer in `blobs`, made when missing. Without options.force any blob known for the layer
-  // serves when it has the type asked for, and a pulled one always does.
-  Result<oci::Descriptor> blob(const LayerId& id, const CompressionOptions& options, ThreadPool& pool);
+  // A blob of the layer in `blobs`, made when missing. Without options.force any blob known for the layer serves when it
+  // has the form asked for, and a pulled one does, however it is compressed, when neither has a table of contents.
+  Result<BlobForm> blob(const LayerId& id, const CompressionOptions& options, ThreadPool& pool);
   // The descriptor that an uncompressed local manifest uses: media type tar, digest = DiffId.
   Result<oci::Descriptor> tar_descriptor(const LayerId& id);
 

@@ -45,19 +45,22 @@ Result<std::unique_ptr<ByteSource>> Store::Impl::open_tar(const LayerId& id, con
     ASSIGN_OR_RETURN(UniqueFd fd, open_at(AT_FDCWD, blob_path(known.diff_id->as_uncompressed_digest()), O_RDONLY));
     return std::unique_ptr<ByteSource>(new FdSource(std::move(fd)));
   }
+  const LayerBlob* elsewhere = nullptr;
   for (const LayerBlob& blob : known.blobs) {
+    if (blob.diff_id) continue;  // of another tar
+    if (elsewhere == nullptr) elsewhere = &blob;
     if (!self->has_blob(blob.descriptor)) continue;
     ASSIGN_OR_RETURN(auto stream, self->open_blob(blob.descriptor));
     return decompress(read_ahead(std::move(stream)));
   }
-  if (!known.pulled && exists(layer_path(id) + "/fs")) {
+  if (has_own_files(id, known)) {
     return produced_by([this, id, known](ByteSink& sink) { return write_tar(id, known, sink, nullptr); });
   }
-  if (remote == nullptr || known.blobs.empty()) {
+  if (remote == nullptr || elsewhere == nullptr) {
     return Error(ErrorKind::kNotFound, fmt::format("the bytes of layer {} are not in the store", known.diff_id ? known.diff_id->text() : id.value))
         .with_note("pull or build the image again");
   }
-  const oci::Descriptor& blob = known.blobs.front().descriptor;
+  const oci::Descriptor& blob = elsewhere->descriptor;
   ASSIGN_OR_RETURN(auto stream, keep ? self->open_and_keep(blob, *remote) : remote->open_blob(blob));
   return decompress(read_ahead(std::move(stream)));
 }
@@ -106,61 +109,6 @@ Result<oci::Descriptor> Store::tar_descriptor(const LayerId& id) {
     ASSIGN_OR_RETURN(meta, impl_->update_meta(id, [&](LayerMeta& m) { m.tar_size = size; }));
   }
   descriptor.size = *meta.tar_size;
-  return descriptor;
-}
-
-// --- compressed -------------------------------------------------------------------------------------
-
-namespace {
-
-const LayerBlob* serving_blob(const LayerMeta& meta, const CompressionOptions& options) {
-  for (const LayerBlob& blob : meta.blobs) {
-    const bool same_type = oci::layer_compression(blob.descriptor.media_type) == options.type;
-    if (options.force ? same_type && !blob.pulled && blob.level == options.level : same_type || blob.pulled) return &blob;
-  }
-  return nullptr;
-}
-
-}  // namespace
-
-// One pass over the tar gives the DiffId, when it is not known yet, and the compressed blob.
-Result<oci::Descriptor> Store::blob(const LayerId& id, const CompressionOptions& options, ThreadPool& pool) {
-  RETURN_IF_ERROR(check(options));
-  if (options.type == oci::Compression::kNone) return tar_descriptor(id);
-  const auto slot = impl_->flights.enter("forms " + id.value);
-  ASSIGN_OR_RETURN(const LayerMeta meta, impl_->meta(id));
-  if (const LayerBlob* known = serving_blob(meta, options); known != nullptr && (known->pulled || has_blob(known->descriptor))) {
-    return known->descriptor;
-  }
-  ASSIGN_OR_RETURN(ScratchFile file, ScratchFile::create(impl_->scratch));
-  HashingWriter compressed_hash(file.fd());
-  ASSIGN_OR_RETURN(const auto compressor, compress_to(compressed_hash, options, pool));
-  HashingWriter tar_hash(-1);
-  TeeSink both(tar_hash, *compressor);
-  if (!meta.pulled && exists(impl_->layer_path(id) + "/fs")) {
-    RETURN_IF_ERROR(impl_->write_tar(id, meta, both, &pool));
-  } else {
-    ASSIGN_OR_RETURN(const auto tar, impl_->open_tar(id, meta, nullptr, false));
-    RETURN_IF_ERROR(copy_stream(*tar, both));
-  }
-  RETURN_IF_ERROR(compressor->finish());
-  ASSIGN_OR_RETURN(const StreamSummary tar_summary, tar_hash.finish());
-  ASSIGN_OR_RETURN(const StreamSummary summary, compressed_hash.finish());
-  if (!meta.diff_id) {
-    RETURN_IF_ERROR(impl_->learn_diff_id(id, tar_summary));
-  } else if (*meta.diff_id != oci::DiffId::from_bytes(tar_summary.sha256)) {
-    return Error(ErrorKind::kCorrupt, fmt::format("layer {} in the store is damaged: its files no longer have that digest", meta.diff_id->text()))
-        .with_note("something changed files below " + impl_->path + "; build prune --all removes everything that was built");
-  }
-  oci::Descriptor descriptor;
-  descriptor.media_type = oci::oci_layer_type(options.type);
-  descriptor.digest = oci::Digest::from_bytes(summary.sha256);
-  descriptor.size = summary.size;
-  RETURN_IF_ERROR(file.publish(impl_->blob_path(descriptor.digest), summary.size));
-  RETURN_IF_ERROR(impl_->update_meta(id, [&](LayerMeta& m) {
-    std::erase_if(m.blobs, [&](const LayerBlob& b) { return b.descriptor.digest == descriptor.digest; });
-    m.blobs.push_back({descriptor, false, options.level});
-  }));
   return descriptor;
 }
 

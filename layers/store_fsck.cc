@@ -118,7 +118,9 @@ class Fsck {
     const bool tar = meta.diff_id && impl_.blob_exists(meta.diff_id->as_uncompressed_digest());
     bool blob = false;
     // A pulled layer's bytes may be fetched again. Those of a built one may be nowhere else, whoever took them over.
-    for (const LayerBlob& b : meta.blobs) blob = blob || (meta.pulled && b.pulled) || impl_.blob_exists(b.descriptor.digest);
+    for (const LayerBlob& b : meta.blobs) {
+      if (!b.diff_id) blob = blob || (meta.pulled && b.pulled) || impl_.blob_exists(b.descriptor.digest);
+    }
     if (files && !meta.pulled && meta.diff_id) {
       HashingWriter hash(-1);
       const auto written = impl_.write_tar(id, meta, hash, nullptr);

@@ -7,6 +7,7 @@
 #include <cerrno>
 
 #include "base/scope_exit.h"
+#include "layers/internal/indexed_blob.h"
 #include "layers/internal/store_impl.h"
 #include "layers/internal/tar_stream.h"
 #include "layers/snapshot.h"
@@ -76,7 +77,7 @@ Result<LayerMeta> Store::Impl::verify_after_reboot(const LayerId& id, LayerMeta 
   bool sound = found.pulled;
   for (const LayerBlob& blob : found.blobs) {
     check_blob(blob.descriptor);
-    sound = sound || blob_exists(blob.descriptor.digest);  // it may be the only form that there is
+    sound = sound || (!blob.diff_id && blob_exists(blob.descriptor.digest));  // it may be the only form that there is
   }
   const std::string snapshot = layer_path(id) + "/fs";
   if (found.diff_id && found.tar_size) {
@@ -267,7 +268,7 @@ Result<LayerId> Store::add_entries_compressed(EntryList entries, const SealOptio
   descriptor.digest = oci::Digest::from_bytes(blob.sha256);
   descriptor.size = blob.size;
   RETURN_IF_ERROR(file.publish(impl_->blob_path(descriptor.digest), blob.size));
-  const LayerBlob made{descriptor, false, compression.level};
+  const LayerBlob made{descriptor, false, compression.level, {}, {}};
   if (const auto same = find_layer(*meta.diff_id)) {
     RETURN_IF_ERROR(impl_->update_meta(*same, [&](LayerMeta& m) {
       std::erase_if(m.blobs, [&](const LayerBlob& b) { return b.descriptor.digest == descriptor.digest; });
@@ -284,20 +285,20 @@ Result<LayerId> Store::add_pulled(const oci::DiffId& diff_id, const oci::Descrip
   const bool is_tar = oci::layer_compression(blob.media_type) == oci::Compression::kNone &&
                       blob.digest == diff_id.as_uncompressed_digest();
   oci::Descriptor bare = blob;
-  bare.annotations.clear();
+  std::erase_if(bare.annotations, [](const auto& a) { return !is_index_annotation(a.first); });
   const auto slot = impl_->flights.enter("pulled " + diff_id.hex());
   if (const auto known = find_layer(diff_id)) {
     ASSIGN_OR_RETURN(const LayerMeta meta, impl_->meta(*known));
     const bool listed = std::any_of(meta.blobs.begin(), meta.blobs.end(), [&](const LayerBlob& b) { return b.descriptor.digest == bare.digest; });
     if (!is_tar && !listed) {
-      RETURN_IF_ERROR(impl_->update_meta(*known, [&](LayerMeta& m) { m.blobs.push_back({bare, true, {}}); }));
+      RETURN_IF_ERROR(impl_->update_meta(*known, [&](LayerMeta& m) { m.blobs.push_back({bare, true, {}, {}, {}}); }));
     }
     return *known;
   }
   LayerMeta meta;
   meta.pulled = true;
   meta.diff_id = diff_id;
-  meta.blobs.push_back({bare, true, {}});
+  meta.blobs.push_back({bare, true, {}, {}, {}});
   if (is_tar) meta.tar_size = blob.size;
   ASSIGN_OR_RETURN(PendingLayer layer, begin_layer());
   impl_->scratch.discard(layer.fs());

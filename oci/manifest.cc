@@ -47,15 +47,6 @@ std::string_view docker_layer_type(Compression compression) {
   return media_type::kDockerLayer;
 }
 
-std::string_view to_string(Compression compression) {
-  switch (compression) {
-    case Compression::kNone: return "uncompressed";
-    case Compression::kGzip: return "gzip";
-    case Compression::kZstd: return "zstd";
-  }
-  return "uncompressed";
-}
-
 namespace {
 
 using json::Json;

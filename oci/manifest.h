@@ -40,7 +40,6 @@ enum class Compression { kNone, kGzip, kZstd };
 std::optional<Compression> layer_compression(std::string_view media_type);
 std::string_view oci_layer_type(Compression compression);
 std::string_view docker_layer_type(Compression compression);
-std::string_view to_string(Compression compression);  // "uncompressed", "gzip", "zstd"
 
 struct Descriptor {
   std::string media_type;

@@ -14,9 +14,14 @@
 namespace lamina::layers {
 
 struct LayerBlob {
-  oci::Descriptor descriptor;
-  bool pulled = false;       // came from elsewhere: it is what others know the layer by
-  std::optional<int> level;  // of a blob compressed here with a level that was asked for
+  oci::Descriptor descriptor;  // with the annotations that say where a table of contents is
+  bool pulled = false;         // came from elsewhere: it is what others know the layer by
+  std::optional<int> level;    // of a blob compressed here with a level that was asked for
+  // Of a blob made here to have a table of contents: "estargz.1", "zstd:chunked.1". It has none when the layer could not get
+  // one.
+  std::string format;
+  // When it is not the layer's tar that is compressed: an estargz has files of its own.
+  std::optional<oci::DiffId> diff_id;
 };
 
 struct LayerMeta {

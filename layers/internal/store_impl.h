@@ -95,8 +95,15 @@ struct Store::Impl {
   Result<std::string> unpack(std::span<const LayerId> stack, size_t at, const SnapshotWriter::ViewBelow& below, oci::BlobSource* remote);
   Result<std::unique_ptr<ByteSource>> open_tar(const LayerId& id, const LayerMeta& meta, oci::BlobSource* remote, bool keep);
   Result<void> write_tar(const LayerId& id, const LayerMeta& meta, ByteSink& sink, ThreadPool* pool) const;
-  // Hashes the tar and remembers what it found.
+  // Remembers what was found.
   Result<void> learn_diff_id(const LayerId& id, const StreamSummary& summary);
+
+  // --- compressed forms (store_blob.cc) ---
+  bool has_own_files(const LayerId& id, const LayerMeta& known) const;
+  Result<void> check_tar(const LayerId& id, const LayerMeta& known, const StreamSummary& tar);
+  Result<LayerBlob> publish_blob(ScratchFile file, const CompressionOptions& options, const StreamSummary& compressed);
+  Result<LayerBlob> compress_plain(const LayerId& id, const LayerMeta& known, const CompressionOptions& options, ThreadPool& pool);
+  Result<std::optional<LayerBlob>> compress_indexed(const LayerId& id, const LayerMeta& known, const CompressionOptions& options, ThreadPool& pool);
 
   // --- housekeeping (store_prune.cc, store_fsck.cc) ---
   Result<uint64_t> sweep(const PruneOptions& options, const LayersOfRecord& layers_of_record);

@@ -19,6 +19,22 @@ TEST_CASE("outputs are parsed") {
   CHECK(parse_output("type=docker,dest=-")->dest == "-");
 }
 
+TEST_CASE("compressions by name") {
+  for (const std::string& name : layers::compression_names()) {
+    CAPTURE(name);
+    const auto output = parse_output("type=oci,dest=x,compression=" + name);
+    REQUIRE(output);
+    CHECK(layers::name_of(output->compression) == name);
+  }
+  CHECK(parse_output("type=oci,dest=x,compression=estargz")->compression.indexed);
+  CHECK_FALSE(parse_output("type=oci,dest=x,compression=gzip")->compression.indexed);
+  CHECK(parse_output("type=oci,dest=x,compression=zstd-chunked").error().render().find("did you mean zstd:chunked?") != std::string::npos);
+  CHECK_FALSE(parse_output("type=oci,dest=x,compression=estargz,compression-level=10"));
+  CHECK_FALSE(parse_output("type=image,compression=estargz,oci-mediatypes=false"));
+  CHECK_FALSE(parse_output("type=docker,dest=x,compression=zstd"));
+  CHECK(parse_output("type=docker,dest=x,compression=estargz"));
+}
+
 TEST_CASE("wrong outputs get a suggestion") {
   for (const char* bad : {"", "type=", "type=ocl,dest=x", "type=oci", "type=oci,dets=x", "type=oci,dest=x,compression=lzma", "type=oci,dest=x,tar=maybe"}) {
     const std::string text = bad;

@@ -12,6 +12,7 @@ import json
 import os
 import pwd
 import re
+import resource
 import shutil
 import signal
 import socket
@@ -81,6 +82,21 @@ def debian_layout():
         with open(tar, "rb") as f:
             write_layout(layout, f.read(), {"Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"], "Cmd": ["bash"]})
     return layout
+
+
+# Limits as far as the machine that runs the tests allows them; podman would try to raise them.
+NOFILE = min(resource.getrlimit(resource.RLIMIT_NOFILE)[1], 20000)
+NPROC = min(n for n in (*resource.getrlimit(resource.RLIMIT_NPROC), 20000) if n > 0)
+# For podman.
+CONTAINERS_CONF = """\
+[containers]
+default_ulimits = ["nofile=%d:%d", "nproc=%d:%d"]
+log_driver = "k8s-file"
+[engine]
+runtime = "runc"
+cgroup_manager = "cgroupfs"
+events_logger = "file"
+""" % (NOFILE, NOFILE, NPROC, NPROC)
 
 
 def free_port():

@@ -1,6 +1,5 @@
 """The job of the README on a Debian base, and the tools that run its image. Needs root and the package mirror."""
 
-import resource
 import subprocess
 
 from harness import *
@@ -36,18 +35,6 @@ spec:
       - name: main
         image: %(image)s
 """
-# Limits as far as the machine that runs the tests allows them; podman would try to raise them.
-NOFILE = min(resource.getrlimit(resource.RLIMIT_NOFILE)[1], 20000)
-NPROC = min(n for n in (*resource.getrlimit(resource.RLIMIT_NPROC), 20000) if n > 0)
-CONTAINERS_CONF = """\
-[containers]
-default_ulimits = ["nofile=%d:%d", "nproc=%d:%d"]
-log_driver = "k8s-file"
-[engine]
-runtime = "runc"
-cgroup_manager = "cgroupfs"
-events_logger = "file"
-""" % (NOFILE, NOFILE, NPROC, NPROC)
 
 
 class Debian(TestCase):

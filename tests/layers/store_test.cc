@@ -76,8 +76,8 @@ TEST_CASE_FIXTURE(Fixture, "a layer is the same in every form") {
   const auto one = store->blob(*as_tar, {}, pool);
   const auto two = store->blob(*as_snapshot, {}, pool);
   REQUIRE(one);
-  CHECK(one->digest == two->digest);
-  CHECK(store->has_blob(*one));
+  CHECK(one->descriptor.digest == two->descriptor.digest);
+  CHECK(store->has_blob(one->descriptor));
   const std::vector<LayerId> stack = {*as_tar};
   const auto snapshots = store->snapshots(stack, pool, nullptr);
   REQUIRE(snapshots);
@@ -95,7 +95,7 @@ TEST_CASE_FIXTURE(Fixture, "many threads ask for one form and get one") {
   std::vector<std::thread> threads;
   std::vector<std::string> digests(6);
   for (size_t i = 0; i < digests.size(); ++i) {
-    threads.emplace_back([&, i] { digests[i] = store->blob(*id, {}, pool)->digest.hex(); });
+    threads.emplace_back([&, i] { digests[i] = store->blob(*id, {}, pool)->descriptor.digest.hex(); });
   }
   for (std::thread& t : threads) t.join();
   for (const std::string& d : digests) CHECK(d == digests[0]);
