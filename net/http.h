@@ -1,4 +1,4 @@
-// One HTTP exchange at a time over a reusable connection. Knows no registry.
+// HTTP exchanges over connections that are used again, or shared. Knows no registry.
 #pragma once
 
 #include <chrono>
@@ -17,6 +17,13 @@
 
 namespace lamina::net {
 
+namespace internal {
+class SharedConnections;
+}
+
+// What an exchange holds of a body that nobody has read yet.
+constexpr uint64_t kShareableBytes = 1 << 20;
+
 struct HttpRequest {
   std::string method = "GET";
   std::string url;
@@ -26,6 +33,10 @@ struct HttpRequest {
   ByteSource* body_source = nullptr;
   uint64_t body_size = 0;
   bool has_body = false;
+  // May be carried beside others by one connection, over TLS where the server speaks HTTP/2. Then the body is at most
+  // kShareableBytes, and so is the answer's unless it is read at once: a reader that waited for another exchange could
+  // wait for ever.
+  bool shareable = false;
   bool verify_tls = true;
   std::string authorities;                     // PEM; trusted besides the system's
   std::string client_certificate, client_key;  // paths of PEM files; both or neither
@@ -46,13 +57,16 @@ struct HttpResponse {
   }
 };
 
-// A connection that is kept and used again. One thread at a time.
+// One exchange at a time, on a connection of its own that is kept and used again, or on a shared one. One thread at a
+// time.
 class HttpSession {
  public:
-  HttpSession();
+  // Without `shared` every exchange has the session's own connection.
+  explicit HttpSession(std::shared_ptr<internal::SharedConnections> shared = nullptr);
   ~HttpSession();
   // Sends and waits for the status and headers; the body is then read with read(). kUnavailable when the
-  // server cannot be reached or the connection breaks, kCancelled after a stop request.
+  // server cannot be reached or the connection breaks, kCancelled after a stop request. What a server answers before it
+  // has read the whole body, and refuses, is the answer.
   Result<HttpResponse> start(const HttpRequest& request, std::stop_token stop);
   // Bytes of the body; 0 at its end.
   Result<size_t> read(std::span<std::byte> buffer);
@@ -66,14 +80,16 @@ class HttpSession {
   std::unique_ptr<Impl> impl_;
 };
 
-// Sessions that are free at the moment. Any thread.
+// Sessions that are free at the moment; they share connections. Any thread.
 class SessionPool {
  public:
+  SessionPool();
   // Given back when the pointer dies.
   using Lease = std::unique_ptr<HttpSession, std::function<void(HttpSession*)>>;
   Lease acquire();
 
  private:
+  std::shared_ptr<internal::SharedConnections> shared_;
   std::shared_ptr<Guarded<std::vector<std::unique_ptr<HttpSession>>>> free_ = std::make_shared<Guarded<std::vector<std::unique_ptr<HttpSession>>>>();
 };
 

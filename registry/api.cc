@@ -6,9 +6,9 @@
 #include <cstdlib>
 #include <thread>
 
-#include "base/json.h"
 #include "base/text.h"
 #include "net/url.h"
+#include "registry/internal/answer_words.h"
 
 namespace lamina::registry::internal {
 
@@ -26,22 +26,16 @@ constexpr uint64_t kDefaultStallSeconds = 60;
 
 bool worth_a_retry(int status) { return status == 429 || (status >= 500 && status != 501); }
 
-// The `errors` of a registry's JSON answer as one line; empty when it is something else.
-std::string words_of(std::string_view body) {
-  const auto parsed = json::parse_object(body, "the answer");
-  if (!parsed) return {};
-  const auto errors = json::get_array(*parsed, "errors");
-  if (!errors || *errors == nullptr) return {};
-  std::vector<std::string> words;
-  for (const json::Json& e : **errors) {
-    if (!e.is_object()) continue;
-    const auto code = json::get_string(e, "code");
-    const auto message = json::get_string(e, "message");
-    std::string text = code ? code->value_or("") : "";
-    if (message && *message && !(*message)->empty()) text += (text.empty() ? "" : ": ") + **message;
-    if (!text.empty()) words.push_back(printable(text));
+// The beginning of a body that somebody may read; what breaks off has said something too.
+std::string beginning_of(net::HttpSession& session) {
+  std::string text;
+  std::vector<std::byte> block(16 * 1024);
+  while (text.size() < kMaxErrorBody) {
+    const auto n = session.read(block);
+    if (!n || *n == 0) break;
+    text.append(reinterpret_cast<const char*>(block.data()), *n);
   }
-  return join(words, "; ");
+  return text;
 }
 
 }  // namespace
@@ -131,6 +125,7 @@ Result<Api::Base> Api::probe(const Endpoint& endpoint, const HostCertificates& c
       net::HttpRequest request;
       request.url = fmt::format("{}://{}/v2/", base.scheme, endpoint.reference.api_host());
       request.headers = {"User-Agent: " + options_.user_agent};
+      request.shareable = true;
       apply(base, request);
       const net::SessionPool::Lease session = sessions_.acquire();
       auto response = session->start(request, options_.stop);
@@ -193,6 +188,7 @@ Result<void> Api::back_off(unsigned attempt, const net::HttpResponse* response) 
 Result<ApiAnswer> Api::send(const Endpoint& endpoint, const std::vector<std::string>& scopes, net::HttpRequest request, Kind kind) {
   ASSIGN_OR_RETURN(const Base base, base_of(endpoint));
   const bool repeatable = request.body_source == nullptr;
+  request.shareable = request.shareable || kind == Kind::kExchange;
   const std::string host = endpoint.reference.api_host();
   const std::string home = net::origin_of(base.scheme + "://" + host);
   if (net::origin_of(request.url) == home) {
@@ -255,6 +251,9 @@ Result<ApiAnswer> Api::follow(net::HttpRequest request, const std::string& autho
     const bool repeats = request.body_source == nullptr && (status == 307 || status == 308);
     if ((!reading && !repeats) || answer.response.redirect_url.empty()) return answer;
     const std::string& next = answer.response.redirect_url;
+    if (next.compare(0, 8, "https://") != 0 && next.compare(0, 7, "http://") != 0) {
+      return Error(ErrorKind::kDenied, fmt::format("the registry redirects to {}, which is no http or https URL", printable(net::shown_url(next))));
+    }
     if (encrypted && next.compare(0, 8, "https://") != 0) {
       return Error(ErrorKind::kDenied, fmt::format("the registry redirects from an encrypted to a plain connection: {}", net::shown_url(next)));
     }
@@ -275,8 +274,7 @@ void Api::show_warnings(const net::HttpResponse& response) {
 
 Error Api::error_of(const Endpoint& endpoint, ApiAnswer& answer, const std::string& what) {
   const int status = answer.response.status;
-  const auto body = answer.session->read_all(kMaxErrorBody);
-  const std::string words = body ? words_of(*body) : std::string();
+  const std::string words = words_of_answer(answer.response.header("content-type"), beginning_of(*answer.session));
   const std::string said = words.empty() ? fmt::format(" (status {})", status) : fmt::format(" (status {}, {})", status, words);
   const std::string host = endpoint.reference.registry();
   if (status == 401 || status == 403) {

@@ -177,6 +177,7 @@ Result<Authenticator::Token> Authenticator::fetch_token(Host& host, const oci::R
   const net::SessionPool::Lease session = sessions_.acquire();
   const auto ask = [&](HttpRequest& r) -> Result<HttpResponse> {
     r.headers.push_back("User-Agent: " + user_agent_);
+    r.shareable = true;
     RETURN_IF_ERROR(prepare_(r));
     return session->start(r, stop);
   };

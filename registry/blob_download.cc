@@ -66,6 +66,8 @@ class Download : public ByteSource {
   Result<void> open_at(const Endpoint& endpoint) {
     net::HttpRequest request;
     ASSIGN_OR_RETURN(request.url, api_.url(endpoint, "blobs/" + blob_.digest.text()));
+    // What fits into the exchange's buffer holds up nobody, whenever it is read.
+    request.shareable = blob_.size - offset_ <= net::kShareableBytes;
     if (offset_ > 0) request.headers.push_back(fmt::format("Range: bytes={}-", offset_));
     ASSIGN_OR_RETURN(answer_, api_.send(endpoint, {pull_scope(endpoint.reference.repository())}, request, Api::Kind::kDownload));
     uint64_t start = 0;

@@ -53,7 +53,7 @@ class Api {
   // Sends and returns what the registry answers, whatever the status is. A request without a body stream is repeated
   // after a break, 429 and 5xx; one with a stream is sent once (its reader cannot start again), and its 401 makes the
   // next request fetch a new token. Redirects are followed (of requests with a stream: none); a host other than
-  // the registry's own never sees the Authorization header.
+  // the registry's own never sees the Authorization header. Exchanges share connections (net::HttpRequest::shareable).
   Result<ApiAnswer> send(const Endpoint& endpoint, const std::vector<std::string>& scopes, net::HttpRequest request, Kind kind = Kind::kExchange);
 
   // From now on these are used, for every host.

@@ -35,6 +35,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def log_message(self, *args):
         pass
 
+    def send_response(self, code, message=None):
+        super().send_response(code, message)
+        # Who was asked to close says so; a client that does not know sends its next request into a closed connection.
+        if self.close_connection:
+            self.send_header("Connection", "close")
+
     def answer(self, status, body=b"", **headers):
         self.send_response(status)
         for name, value in headers.items():
@@ -359,7 +365,8 @@ class FaultProxy:
     in use is reset. stall_down: after so many bytes that connection stays open and silent (once). truncate_down: closed
     without an error (once). refuse: new connections are closed at once; refuse_after: so they
     are once so many resets have happened. rate: bytes a second in each direction.
-    answers: [(pattern of the request line, times, answer)]: such requests never reach the server."""
+    answers: [(pattern of the request line, times, answer)]: such requests never reach the server. rude: they are answered
+    before their bodies have come, and the connection is closed at once, which resets it. connections: how many there were."""
 
     def __init__(self, target):
         host, port = target.rsplit(":", 1)
@@ -371,7 +378,8 @@ class FaultProxy:
         self.refuse_after = None
         self.rate = None
         self.answers = []
-        self.faults = 0
+        self.rude = False
+        self.faults = self.connections = 0
         self.lock = threading.Lock()
         self.listener = socket.create_server(("127.0.0.1", 0), backlog=64)
         self.host = "127.0.0.1:%d" % self.listener.getsockname()[1]
@@ -386,6 +394,8 @@ class FaultProxy:
             threading.Thread(target=self._connection, args=(connection,), daemon=True).start()
 
     def _connection(self, client):
+        with self.lock:
+            self.connections += 1
         if self.refuse:
             return reset(client)
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 * BLOCK)
@@ -404,6 +414,8 @@ class FaultProxy:
                     client.settimeout(30)  # a close before all is read would reset the connection
                     try:
                         client.sendall(rule[2])
+                        if self.rude:
+                            return client.close()
                         client.shutdown(socket.SHUT_WR)
                         while client.recv(BLOCK):
                             pass

@@ -139,14 +139,32 @@ class Push(FaultCase):
                 self.assertIn(words, result.err)
                 self.assertNotIn("<p>", result.err)
 
+    def test_answers_that_come_early(self):
+        # Nobody reads the body, and the connection is reset behind the answer.
+        self.image("x", [24 * MIB, 100000])
+        page = b"<html><head><title>502 Bad\n Gateway</title></head><body>" + b"<p>no</p>\n" * 8000 + b"</body></html>"
+        for answer, words in (
+            (canned("413 Payload Too Large"), "(status 413)"),
+            (canned("403 Forbidden", body=b'{"errors":[{"code":"DENIED","message":"quota is used up"}]}'), "(status 403, DENIED: quota is used up)"),
+            (canned("429 Too Many Requests", "Retry-After: 0"), "(status 429)"),
+            (canned("500 Internal Server Error", "Retry-After: 0"), "(status 500)"),
+            (canned("502 Bad Gateway", "Retry-After: 0", "Content-Type: text/html", body=page), "(status 502, 502 Bad Gateway)"),
+        ):
+            with self.subTest(words=words):
+                proxy = FaultProxy(self.spec_registry().host)
+                proxy.rude = True
+                proxy.answers = [["PUT .*digest=|PATCH", 1000, answer]]
+                result = self.fails(1, "push", "--compression", "uncompressed", "x", proxy.host + "/x:1", timeout=60, env=FEW)
+                self.assertIn(words, result.err)
+                self.assertNotIn("connection broke", result.err)
+
     def test_registry_that_never_takes_it(self):
         server = self.spec_registry()
         proxy = FaultProxy(server.host)
         self.image("x", [MIB])
         proxy.answers = [["PUT .*digest=", 1000, canned("500 Internal Server Error", "Retry-After: 0")]]
         result = self.fails(1, "push", "x", proxy.host + "/x:1", timeout=300, env=FEW)
-        # Who answers before the body has come may reset the connection before the answer is read.
-        self.assertRegex(result.err, "has a problem of its own|Failed sending data|Send failed|Connection reset")
+        self.assertIn("has a problem of its own", result.err)
         self.assertFalse(server.manifests)
 
 
