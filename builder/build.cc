@@ -241,6 +241,7 @@ Result<void> Build::execute(const Plan& plan, Executor& executor, BuildResult& r
     // What is known of a layer that was there is known; what is not is found out when the image is put together.
     if (outcome.cached && !wants_blobs()) return;
     compressing_.push_back(background_.submit([this, layer, compression] {
+      if (stop_.stop_requested()) return;
       const TraceSpan span("layers", "digest and compress " + layer.value);
       if (!wants_blobs()) {
         ignore_error(store_.diff_id(layer), "asked for again, and reported, when the image is put together");

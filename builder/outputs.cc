@@ -9,6 +9,7 @@
 #include <cerrno>
 
 #include "base/files.h"
+#include "base/stoppable.h"
 #include "base/text.h"
 #include "builder/copy.h"
 #include "builder/images.h"
@@ -41,10 +42,11 @@ Result<layers::EntryList> flattened(layers::Store& store, registry::Client& clie
   return place_sources(selection, copy, Placement{}, *nothing);
 }
 
-Result<void> write_directory(const std::string& dest, const layers::EntryList& entries) {
+Result<void> write_directory(const std::string& dest, const layers::EntryList& entries, const std::stop_token& stop) {
   RETURN_IF_ERROR(make_directories(AT_FDCWD, dest));
   ASSIGN_OR_RETURN(const UniqueFd root, open_directory(AT_FDCWD, dest));
   layers::SnapshotWriter writer(root.get(), nullptr);
+  writer.stop_on(stop);
   for (const layers::Entry& entry : entries) RETURN_IF_ERROR(writer.add(entry, nullptr));
   return writer.finish();
 }
@@ -97,10 +99,11 @@ Result<layers::EntryList> files_of(layers::Store& store, registry::Client& clien
   return all;
 }
 
-Result<void> write_files(const layers::EntryList& entries, const OutputSpec& output) {
-  if (output.type == OutputSpec::Type::kLocal) return write_directory(output.dest, entries);
+Result<void> write_files(const layers::EntryList& entries, const OutputSpec& output, const std::stop_token& stop) {
+  if (output.type == OutputSpec::Type::kLocal) return write_directory(output.dest, entries, stop);
   return registry::write_whole_file(output.dest, [&](ByteSink& sink) -> Result<void> {
-    layers::TarWriter tar(sink, std::nullopt);
+    StoppableSink stoppable(sink, stop);
+    layers::TarWriter tar(stoppable, std::nullopt);
     for (const layers::Entry& entry : entries) RETURN_IF_ERROR(tar.add(entry));
     return tar.finish();
   });
@@ -116,7 +119,7 @@ Result<void> write_output(layers::Store& store, registry::Client& client, const 
   indexed = indexed || images.size() > 1;
   if (flat) {
     ASSIGN_OR_RETURN(const layers::EntryList entries, files_of(store, client, images, indexed, pool));
-    RETURN_IF_ERROR(write_files(entries, output));
+    RETURN_IF_ERROR(write_files(entries, output, client.options().stop));
     vertex.done();
     return {};
   }
@@ -133,7 +136,9 @@ Result<void> write_output(layers::Store& store, registry::Client& client, const 
     sent.push_back({member.platform, std::move(compressed)});
     sources.push_back(source_of_image(store, client, member.image));
   }
-  LayeredSource source(store, sources);
+  LayeredSource blobs(store, sources);
+  const auto stoppable = oci::stoppable(blobs, client.options().stop);
+  oci::BlobSource& source = *stoppable;
   const registry::ExportIndex index = make_index(sent, request, output.docker_types);
   const registry::ExportImage exported{&sent.front().image, names, indexed ? &index : nullptr,
                                         indexed ? annotations_of(request.annotations, AnnotationSpec::Level::kIndexDescriptor, std::nullopt)

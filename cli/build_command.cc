@@ -69,6 +69,7 @@ int build_command(const std::vector<std::string>& arguments, const Session& sess
   if (!options.common.trace_file.empty()) start_trace();
   auto store = layers::Store::open(store_path(options.common, session.isolation == builder::Isolation::kRoot));
   if (!store) return report(store.error());
+  (*store)->stop_on(session.stop);
   const std::unique_ptr<Progress> progress = make_progress(options.progress, STDERR_FILENO, options.explain);
   if (options.dry_run) {
     const auto plan = builder::describe_plan(**store, options.request, *progress);

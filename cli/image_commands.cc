@@ -238,6 +238,7 @@ Result<void> tag_image(layers::Store& store, const ImageOptions& o) {
 
 Result<void> run_on_store(const std::string& command, const ImageOptions& o, const Session& session) {
   ASSIGN_OR_RETURN(const std::unique_ptr<layers::Store> store, layers::Store::open(store_path(o.common, session.isolation == builder::Isolation::kRoot)));
+  store->stop_on(session.stop);
   if (command == "images") return list_images(*store, o);
   if (command == "inspect") return inspect_images(*store, o);
   if (command == "history") return show_history(*store, o);
@@ -252,6 +253,7 @@ Result<void> run_on_store(const std::string& command, const ImageOptions& o, con
 
 Result<bool> compare_images(const ImageOptions& o, const Session& session) {
   ASSIGN_OR_RETURN(const std::unique_ptr<layers::Store> store, layers::Store::open(store_path(o.common, session.isolation == builder::Isolation::kRoot)));
+  store->stop_on(session.stop);
   return show_diff(*store, o, session);
 }
 

@@ -8,11 +8,15 @@
 #include <cerrno>
 
 #include "base/files.h"
+#include "base/stoppable.h"
 #include "base/text.h"
 #include "layers/internal/holes.h"
 
 namespace lamina::layers {
 namespace {
+
+// What the kernel copies at a time: a stop request is seen in between.
+constexpr uint64_t kCopyAtOnce = 64 << 20;
 
 Error changed(const Entry& entry) {
   return Error(ErrorKind::kCorrupt,
@@ -58,7 +62,8 @@ Result<void> FileCopier::copy_small(const Entry& entry, int from, int to) {
 Result<void> FileCopier::copy_range(int from, int to, uint64_t begin, uint64_t end) {
   auto in = static_cast<off64_t>(begin), out = in;
   while (begin < end) {
-    const ssize_t done = ::copy_file_range(from, &in, to, &out, end - begin, 0);
+    RETURN_IF_ERROR(check_stop(stop_));
+    const ssize_t done = ::copy_file_range(from, &in, to, &out, std::min(end - begin, kCopyAtOnce), 0);
     if (done > 0) {
       begin += static_cast<uint64_t>(done);
       continue;
@@ -122,6 +127,7 @@ Result<void> FileCopier::copy_stream(ByteSource& content, int to) {
       }
       ends_in_hole = true;
     }
+    RETURN_IF_ERROR(check_stop(stop_));
     ASSIGN_OR_RETURN(const size_t got, content.read({buffer_.get(), kCopyBufferSize}));
     if (got == 0) break;
     ends_in_hole = false;

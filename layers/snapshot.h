@@ -10,6 +10,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <stop_token>
 #include <string>
 #include <vector>
 
@@ -43,6 +44,8 @@ class SnapshotWriter {
   SnapshotWriter(int root_fd, ViewBelow below);
   ~SnapshotWriter();
 
+  // From now on add() fails with kCancelled after a stop request, also in the middle of a file, which is removed.
+  void stop_on(std::stop_token stop);
   // Any order. A second entry of a path replaces the first (a directory keeps its content). `content`
   // yields the bytes of a kFile; null: the entry's own content.
   Result<void> add(const Entry& entry, ByteSource* content);

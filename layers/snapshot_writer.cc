@@ -12,6 +12,7 @@
 #include <map>
 
 #include "base/files.h"
+#include "base/stoppable.h"
 #include "base/text.h"
 #include "layers/internal/attributes.h"
 #include "layers/internal/directory_stack.h"
@@ -96,6 +97,7 @@ struct SnapshotWriter::Impl {
   std::optional<Entry> root_entry;
   DirectoryStack stack;
   FileCopier copier;
+  std::stop_token stop;
   std::map<std::string, Directory, PathLess> directories;  // all that are in this layer, but the root
   // The last parent that went through a symlink or over `below`, and where it led.
   std::string last_logical, last_real;
@@ -282,8 +284,12 @@ Result<void> SnapshotWriter::Impl::put_file(const Place& place, const Entry& ent
     file = UniqueFd(::openat(fd, place.name.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600));
     return file.valid();
   }));
-  RETURN_IF_ERROR_WITH(content != nullptr ? copier.copy_stream(*content, file.get()) : copier.copy_own(entry, file.get()),
-                       fmt::format("writing \"{}\"", printable(entry.path)));
+  auto written = content != nullptr ? copier.copy_stream(*content, file.get()) : copier.copy_own(entry, file.get());
+  if (!written) {
+    // Where nobody throws the directory away, no half of a file stays.
+    if (const auto fd = stack.enter(place.directory)) ::unlinkat(*fd, place.name.c_str(), 0);
+    return std::move(written).error().with_context(fmt::format("writing \"{}\"", printable(entry.path)));
+  }
   RETURN_IF_ERROR(apply_attributes(file.get(), entry));
   return file.close();
 }
@@ -499,7 +505,14 @@ SnapshotWriter::SnapshotWriter(int root_fd, ViewBelow below) : impl_(std::make_u
 }
 SnapshotWriter::~SnapshotWriter() = default;
 
-Result<void> SnapshotWriter::add(const Entry& entry, ByteSource* content) { return impl_->add(entry, content); }
+void SnapshotWriter::stop_on(std::stop_token stop) {
+  impl_->stop = stop;
+  impl_->copier.stop_on(std::move(stop));
+}
+Result<void> SnapshotWriter::add(const Entry& entry, ByteSource* content) {
+  RETURN_IF_ERROR(check_stop(impl_->stop));
+  return impl_->add(entry, content);
+}
 Result<void> SnapshotWriter::finish() { return impl_->finish(); }
 bool SnapshotWriter::used_implicit_parents() const { return impl_->used_implicit; }
 

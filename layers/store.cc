@@ -155,6 +155,7 @@ Result<void> ScratchFile::publish(const std::string& path, uint64_t size) {
 
 Store::Store(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) { impl_->self = this; }
 Store::~Store() = default;
+void Store::stop_on(std::stop_token stop) { impl_->stop = std::move(stop); }
 const std::string& Store::path() const { return impl_->path; }
 
 Result<std::unique_ptr<Store>> Store::open(const std::string& path) {

@@ -26,6 +26,7 @@
 #include <optional>
 #include <set>
 #include <span>
+#include <stop_token>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -118,6 +119,8 @@ class Store : public oci::BlobSource, public oci::BlobSink {
   static Result<std::unique_ptr<Store>> open(const std::string& path);
   ~Store() override;
   const std::string& path() const;
+  // After a stop request what reads or writes whole layers ends with kCancelled. REQUIRES: no other call goes on.
+  void stop_on(std::stop_token stop);
 
   // --- blobs -----------------------------------------------------------------------------------
   bool has_blob(const oci::Descriptor& descriptor) override;

@@ -7,6 +7,7 @@
 #include <cerrno>
 #include <future>
 
+#include "base/stoppable.h"
 #include "layers/compression.h"
 #include "layers/internal/store_impl.h"
 #include "layers/internal/tar_stream.h"
@@ -32,7 +33,8 @@ std::string chain_name(std::span<const LayerId> stack, size_t at) {
 Result<void> Store::Impl::write_tar(const LayerId& id, const LayerMeta& known, ByteSink& sink, ThreadPool* pool) const {
   ASSIGN_OR_RETURN(const auto reader, SnapshotReader::open(layer_path(id) + "/fs"));
   reader->leave_out(known.implicit_directories);
-  TarStream stream(sink, known.clamp_mtime, pool);
+  StoppableSink stoppable(sink, stop);
+  TarStream stream(stoppable, known.clamp_mtime, pool);
   while (true) {
     ASSIGN_OR_RETURN(std::optional<Entry> entry, reader->next());
     if (!entry) return stream.finish();
@@ -41,6 +43,11 @@ Result<void> Store::Impl::write_tar(const LayerId& id, const LayerMeta& known, B
 }
 
 Result<std::unique_ptr<ByteSource>> Store::Impl::open_tar(const LayerId& id, const LayerMeta& known, oci::BlobSource* remote, bool keep) {
+  ASSIGN_OR_RETURN(auto tar, find_tar(id, known, remote, keep));
+  return std::unique_ptr<ByteSource>(new StoppableSource(std::move(tar), stop));
+}
+
+Result<std::unique_ptr<ByteSource>> Store::Impl::find_tar(const LayerId& id, const LayerMeta& known, oci::BlobSource* remote, bool keep) {
   if (known.diff_id && blob_exists(known.diff_id->as_uncompressed_digest())) {
     ASSIGN_OR_RETURN(UniqueFd fd, open_at(AT_FDCWD, blob_path(known.diff_id->as_uncompressed_digest()), O_RDONLY));
     return std::unique_ptr<ByteSource>(new FdSource(std::move(fd)));

@@ -7,6 +7,7 @@
 #include <cerrno>
 
 #include "base/scope_exit.h"
+#include "base/stoppable.h"
 #include "layers/internal/indexed_blob.h"
 #include "layers/internal/store_impl.h"
 #include "layers/internal/tar_stream.h"
@@ -221,6 +222,7 @@ Result<LayerId> Store::add_entries(EntryList entries, const SealOptions& options
   if (form == LayerForm::kSnapshot) {
     ASSIGN_OR_RETURN(const UniqueFd root, open_directory(AT_FDCWD, layer.fs()));
     SnapshotWriter writer(root.get(), nullptr);
+    writer.stop_on(impl_->stop);
     for (Entry& entry : entries) {
       // A later RUN sees the times that the image will have: programs write them into what they make (Python does).
       if (options.clamp_mtime && entry.mtime.seconds >= *options.clamp_mtime) entry.mtime = {*options.clamp_mtime, 0};
@@ -232,7 +234,8 @@ Result<LayerId> Store::add_entries(EntryList entries, const SealOptions& options
   }
   ASSIGN_OR_RETURN(ScratchFile file, ScratchFile::create(impl_->scratch));
   HashingWriter hash(file.fd());
-  TarStream stream(hash, options.clamp_mtime, pool);
+  StoppableSink stoppable(hash, impl_->stop);
+  TarStream stream(stoppable, options.clamp_mtime, pool);
   for (Entry& entry : entries) RETURN_IF_ERROR(stream.add(std::move(entry)));
   RETURN_IF_ERROR(stream.finish());
   ASSIGN_OR_RETURN(const StreamSummary summary, hash.finish());

@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include "base/stoppable.h"
+
 namespace lamina::oci {
 
 namespace {
@@ -42,7 +44,28 @@ class VerifyingSource : public ByteSource {
   bool done_ = false;
 };
 
+class StoppableBlobs : public BlobSource {
+ public:
+  StoppableBlobs(BlobSource& source, std::stop_token stop) : source_(source), stop_(std::move(stop)) {}
+  Result<std::unique_ptr<ByteSource>> open_blob(const Descriptor& descriptor) override {
+    RETURN_IF_ERROR(check_stop(stop_));
+    ASSIGN_OR_RETURN(auto stream, source_.open_blob(descriptor));
+    return std::unique_ptr<ByteSource>(std::make_unique<StoppableSource>(std::move(stream), stop_));
+  }
+  Result<std::unique_ptr<ByteSource>> open_blob_from(const Descriptor& descriptor, uint64_t offset) override {
+    RETURN_IF_ERROR(check_stop(stop_));
+    ASSIGN_OR_RETURN(auto stream, source_.open_blob_from(descriptor, offset));
+    return std::unique_ptr<ByteSource>(std::make_unique<StoppableSource>(std::move(stream), stop_));
+  }
+
+ private:
+  BlobSource& source_;
+  std::stop_token stop_;
+};
+
 }  // namespace
+
+std::unique_ptr<BlobSource> stoppable(BlobSource& source, std::stop_token stop) { return std::make_unique<StoppableBlobs>(source, std::move(stop)); }
 
 Result<std::unique_ptr<ByteSource>> BlobSource::open_blob_from(const Descriptor& descriptor, uint64_t offset) {
   return Error(ErrorKind::kUnsupported, fmt::format("{} cannot be read from byte {} on", descriptor.digest.text(), offset));

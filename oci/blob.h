@@ -3,6 +3,7 @@
 
 #include <functional>
 #include <memory>
+#include <stop_token>
 
 #include "base/result.h"
 #include "base/stream.h"
@@ -41,6 +42,9 @@ class BlobSink {
 
 // Wraps a stream so that its size and digest are checked as BlobSource::open_blob promises.
 std::unique_ptr<ByteSource> verify_stream(std::unique_ptr<ByteSource> source, const Descriptor& expected);
+
+// The blobs of `source`, which it borrows; reading one ends with kCancelled after a stop request.
+std::unique_ptr<BlobSource> stoppable(BlobSource& source, std::stop_token stop);
 
 // Reads a small blob (manifest, config) whole; kCorrupt when it is larger than `limit`.
 Result<std::string> read_blob(BlobSource& source, const Descriptor& descriptor, uint64_t limit = 16 << 20);

@@ -12,6 +12,8 @@
 
 #include "base/files.h"
 #include "base/json.h"
+#include "base/scope_exit.h"
+#include "base/stoppable.h"
 #include "registry/internal/ustar.h"
 
 namespace lamina::registry {
@@ -145,11 +147,11 @@ oci::Descriptor index_entry(const oci::Descriptor& top, const Place& to) {
 }
 
 // Whether the bytes are there, which a size alone does not say.
-Result<bool> holds(int directory, const std::string& path, const oci::Descriptor& blob) {
+Result<bool> holds(int directory, const std::string& path, const oci::Descriptor& blob, const std::stop_token& stop) {
   struct stat st {};
   if (::fstatat(directory, path.c_str(), &st, AT_SYMLINK_NOFOLLOW) != 0 || !S_ISREG(st.st_mode) || static_cast<uint64_t>(st.st_size) != blob.size) return false;
   ASSIGN_OR_RETURN(UniqueFd fd, open_at(directory, path, O_RDONLY | O_NOFOLLOW));
-  const auto stream = oci::verify_stream(std::make_unique<FdSource>(std::move(fd)), blob);
+  const auto stream = oci::verify_stream(std::make_unique<StoppableSource>(std::make_unique<FdSource>(std::move(fd)), stop), blob);
   FunctionSink nowhere([](std::span<const std::byte>) -> Result<void> { return {}; });
   const auto read = copy_stream(*stream, nowhere);
   if (!read && read.error().kind() != ErrorKind::kCorrupt) return std::move(read).error();
@@ -157,9 +159,9 @@ Result<bool> holds(int directory, const std::string& path, const oci::Descriptor
 }
 
 // Puts one blob beside its place and moves it there: a layout that others read never has half of one.
-Result<bool> put_file(int directory, const oci::Descriptor& blob, const std::function<Result<void>(ByteSink&)>& write) {
+Result<bool> put_file(int directory, const oci::Descriptor& blob, const std::stop_token& stop, const std::function<Result<void>(ByteSink&)>& write) {
   const std::string path = blob_path(blob.digest);
-  ASSIGN_OR_RETURN(const bool there, holds(directory, path, blob));
+  ASSIGN_OR_RETURN(const bool there, holds(directory, path, blob, stop));
   if (there) return false;
   const std::string temp = path + "." + temporary_name("part");
   const auto fill = [&]() -> Result<void> {
@@ -178,12 +180,14 @@ Result<bool> put_file(int directory, const oci::Descriptor& blob, const std::fun
   return true;
 }
 
-Result<void> to_layout(const Tree& tree, oci::BlobSource& source, const Place& to, CopyReport& report) {
+// Whole blobs stay when it is interrupted, for the next try; what names them is written last.
+Result<void> to_layout(const Tree& tree, oci::BlobSource& source, const Place& to, const std::stop_token& stop, CopyReport& report) {
   RETURN_IF_ERROR(make_directories(AT_FDCWD, to.path + "/blobs/sha256"));
   ASSIGN_OR_RETURN(const UniqueFd directory, open_directory(AT_FDCWD, to.path));
   ASSIGN_OR_RETURN(const FileLock only, FileLock::acquire(directory.get(), ".lock", FileLock::Mode::kExclusive));
+  const ScopeExit unlock([&] { ::unlinkat(directory.get(), ".lock", 0); });
   for (const oci::Descriptor& blob : tree.blobs) {
-    ASSIGN_OR_RETURN(const bool written, put_file(directory.get(), blob, [&](ByteSink& sink) -> Result<void> {
+    ASSIGN_OR_RETURN(const bool written, put_file(directory.get(), blob, stop, [&](ByteSink& sink) -> Result<void> {
       ASSIGN_OR_RETURN(const auto stream, source.open_blob(blob));
       RETURN_IF_ERROR(copy_stream(*stream, sink));
       return {};
@@ -191,7 +195,7 @@ Result<void> to_layout(const Tree& tree, oci::BlobSource& source, const Place& t
     if (written) report.moved_bytes += blob.size;
   }
   for (const Tree::Node& node : tree.nodes) {
-    RETURN_IF_ERROR(put_file(directory.get(), node.descriptor, [&](ByteSink& sink) { return sink.write(as_bytes(node.bytes)); }));
+    RETURN_IF_ERROR(put_file(directory.get(), node.descriptor, stop, [&](ByteSink& sink) { return sink.write(as_bytes(node.bytes)); }));
   }
   oci::Index index;
   ASSIGN_OR_RETURN(const auto before, read_file_if_exists(directory.get(), "index.json", 64 << 20));
@@ -206,7 +210,6 @@ Result<void> to_layout(const Tree& tree, oci::BlobSource& source, const Place& t
   index.manifests.push_back(entry);
   RETURN_IF_ERROR(write_file_atomically(directory.get(), "oci-layout", R"({"imageLayoutVersion":"1.0.0"})", Durability::kNone));
   RETURN_IF_ERROR(write_file_atomically(directory.get(), "index.json", index.to_json(), Durability::kNone));
-  ::unlinkat(directory.get(), ".lock", 0);
   return {};
 }
 
@@ -314,7 +317,7 @@ Result<OpenedImage> open_image(Client& client, const Place& place) {
     opened.blobs = repository_source(client, place.name);
     return opened;
   }
-  ASSIGN_OR_RETURN_WITH(std::shared_ptr<ImageFile> file, ImageFile::open(place.path), "opening " + place.text);
+  ASSIGN_OR_RETURN_WITH(std::shared_ptr<ImageFile> file, ImageFile::open(place.path, client.options().stop), "opening " + place.text);
   ASSIGN_OR_RETURN_WITH(opened.top, file->find(place.tag, place.digest), "looking for the image in " + place.text);
   ASSIGN_OR_RETURN_WITH(opened.bytes, oci::read_blob(*file, opened.top), "reading " + place.text);
   opened.top.annotations.clear();
@@ -333,11 +336,13 @@ Result<CopyReport> copy_image(Client& client, const Place& from, const Place& to
   report.blobs = static_cast<unsigned>(tree.blobs.size());
   std::vector<std::string> mounts;
   if (between_registries && from.name.registry() == to.name.registry() && from.name.repository() != to.name.repository()) mounts.push_back(from.name.repository());
+  const std::stop_token& stop = client.options().stop;
+  const auto blobs = oci::stoppable(*image.blobs, stop);
   switch (to.kind) {
-    case Place::Kind::kRegistry: RETURN_IF_ERROR(to_registry(client, tree, *image.blobs, to.name, mounts, options, report)); break;
-    case Place::Kind::kLayout: RETURN_IF_ERROR(to_layout(tree, *image.blobs, to, report)); break;
-    case Place::Kind::kLayoutArchive: RETURN_IF_ERROR(to_layout_archive(tree, *image.blobs, to, report)); break;
-    case Place::Kind::kDockerArchive: RETURN_IF_ERROR(to_docker_archive(tree, *image.blobs, to, report)); break;
+    case Place::Kind::kRegistry: RETURN_IF_ERROR(to_registry(client, tree, *blobs, to.name, mounts, options, report)); break;
+    case Place::Kind::kLayout: RETURN_IF_ERROR(to_layout(tree, *blobs, to, stop, report)); break;
+    case Place::Kind::kLayoutArchive: RETURN_IF_ERROR(to_layout_archive(tree, *blobs, to, report)); break;
+    case Place::Kind::kDockerArchive: RETURN_IF_ERROR(to_docker_archive(tree, *blobs, to, report)); break;
   }
   if (options.referrers) {
     for (const Tree::Node& node : tree.nodes) RETURN_IF_ERROR(copy_referrers(client, from, to, node.descriptor.digest, options, report));

@@ -10,6 +10,7 @@
 #include "base/archive_reader.h"
 #include "base/files.h"
 #include "base/json.h"
+#include "base/stoppable.h"
 #include "base/text.h"
 #include "registry/layout.h"
 
@@ -43,11 +44,11 @@ class DirectoryFiles : public FileSet {
 // Members of an archive under numbers of our own: no name of the archive ever becomes a path.
 class ArchiveFiles : public FileSet {
  public:
-  static Result<std::unique_ptr<ArchiveFiles>> unpack(UniqueFd archive) {
+  static Result<std::unique_ptr<ArchiveFiles>> unpack(UniqueFd archive, const std::stop_token& stop) {
     const char* tmp = std::getenv("TMPDIR");  // NOLINT(concurrency-mt-unsafe)
     ASSIGN_OR_RETURN(TempDir dir, TempDir::create(tmp == nullptr || *tmp == 0 ? "/var/tmp" : tmp, "lamina-archive"));
     auto files = std::unique_ptr<ArchiveFiles>(new ArchiveFiles(std::move(dir)));
-    FdSource source(std::move(archive));
+    StoppableSource source(std::make_unique<FdSource>(std::move(archive)), stop);
     ASSIGN_OR_RETURN(const std::unique_ptr<ArchiveReader> reader, ArchiveReader::open(source));
     while (true) {
       ASSIGN_OR_RETURN(const std::optional<ArchiveMember> member, reader->next());
@@ -167,8 +168,8 @@ class Layout : public ImageFile {
 // What `docker save` wrote before it wrote layouts: a manifest is made up for it here.
 class DockerArchive : public ImageFile {
  public:
-  static Result<std::unique_ptr<ImageFile>> load(std::unique_ptr<FileSet> files) {
-    auto archive = std::unique_ptr<DockerArchive>(new DockerArchive(std::move(files)));
+  static Result<std::unique_ptr<ImageFile>> load(std::unique_ptr<FileSet> files, std::stop_token stop) {
+    auto archive = std::unique_ptr<DockerArchive>(new DockerArchive(std::move(files), std::move(stop)));
     ASSIGN_OR_RETURN(const std::string text, read_named(*archive->files_, "manifest.json"));
     const Json list = Json::parse(text, nullptr, false);
     if (!list.is_array()) return Error(ErrorKind::kCorrupt, "manifest.json is not a list of images");
@@ -204,12 +205,12 @@ class DockerArchive : public ImageFile {
     oci::Descriptor descriptor;
     std::vector<std::string> tags;
   };
-  explicit DockerArchive(std::unique_ptr<FileSet> files) : files_(std::move(files)) {}
+  DockerArchive(std::unique_ptr<FileSet> files, std::stop_token stop) : files_(std::move(files)), stop_(std::move(stop)) {}
 
   // Size and digest by reading, compression by looking.
   Result<oci::Descriptor> describe(const std::string& name) {
     ASSIGN_OR_RETURN(UniqueFd fd, files_->open(name));
-    FdSource source(std::move(fd));
+    StoppableSource source(std::make_unique<FdSource>(std::move(fd)), stop_);
     Sha256 hash;
     oci::Descriptor descriptor;
     std::string head;
@@ -252,6 +253,7 @@ class DockerArchive : public ImageFile {
   }
 
   std::unique_ptr<FileSet> files_;
+  std::stop_token stop_;
   std::vector<NamedImage> images_;
   std::map<oci::Digest, std::string> manifests_;
   std::map<oci::Digest, std::string> blobs_;
@@ -259,7 +261,7 @@ class DockerArchive : public ImageFile {
 
 }  // namespace
 
-Result<std::unique_ptr<ImageFile>> ImageFile::open(const std::string& path) {
+Result<std::unique_ptr<ImageFile>> ImageFile::open(const std::string& path, std::stop_token stop) {
   ASSIGN_OR_RETURN(UniqueFd fd, open_at(AT_FDCWD, path, O_RDONLY));
   struct stat st {};
   if (::fstat(fd.get(), &st) != 0) return system_error(errno, "stat", path);
@@ -267,7 +269,7 @@ Result<std::unique_ptr<ImageFile>> ImageFile::open(const std::string& path) {
   if (S_ISDIR(st.st_mode)) {
     files = std::make_unique<DirectoryFiles>(std::move(fd));
   } else {
-    ASSIGN_OR_RETURN(files, ArchiveFiles::unpack(std::move(fd)));
+    ASSIGN_OR_RETURN(files, ArchiveFiles::unpack(std::move(fd), stop));
   }
   auto index = read_named(*files, "index.json");
   if (index) {
@@ -275,7 +277,7 @@ Result<std::unique_ptr<ImageFile>> ImageFile::open(const std::string& path) {
     return std::unique_ptr<ImageFile>(std::make_unique<Layout>(std::move(files), std::move(parsed)));
   }
   if (index.error().kind() != ErrorKind::kNotFound) return std::move(index).error();
-  if (files->open("manifest.json")) return DockerArchive::load(std::move(files));
+  if (files->open("manifest.json")) return DockerArchive::load(std::move(files), std::move(stop));
   return Error(ErrorKind::kInvalidInput, fmt::format("{} is neither an OCI layout (it lacks index.json) nor a docker archive (it lacks manifest.json)", path));
 }
 

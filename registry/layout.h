@@ -5,6 +5,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <stop_token>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -44,7 +45,8 @@ Result<void> write_docker_archive(ByteSink& out, const ExportImage& image, oci::
 // found by looking. Any thread.
 class ImageFile : public oci::BlobSource {
  public:
-  static Result<std::unique_ptr<ImageFile>> open(const std::string& path);
+  // An archive is unpacked first, until `stop` (then kCancelled).
+  static Result<std::unique_ptr<ImageFile>> open(const std::string& path, std::stop_token stop = {});
   // The descriptor that a tag (ref.name, or the full name) or digest selects; with neither given, the only one
   // there is (kInvalidInput listing the choices when there are several, kNotFound when there is none).
   virtual Result<oci::Descriptor> find(const std::optional<std::string>& tag,

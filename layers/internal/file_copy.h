@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <stop_token>
 
 #include "base/stream.h"
 #include "layers/entry.h"
@@ -12,6 +13,8 @@ namespace lamina::layers {
 class FileCopier {
  public:
   FileCopier() : buffer_(new std::byte[kCopyBufferSize]) {}
+  // After a stop request what is being copied ends with kCancelled.
+  void stop_on(std::stop_token stop) { stop_ = std::move(stop); }
   // The entry's own content, exactly entry.size bytes (kCorrupt otherwise: the file changed). Holes stay
   // holes; large files are copied by the kernel.
   Result<void> copy_own(const Entry& entry, int to);
@@ -24,6 +27,7 @@ class FileCopier {
   Result<void> copy_large(const Entry& entry, int from, int to);
 
   std::unique_ptr<std::byte[]> buffer_;
+  std::stop_token stop_;
 };
 
 }  // namespace lamina::layers

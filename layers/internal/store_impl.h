@@ -94,6 +94,7 @@ struct Store::Impl {
   Result<std::string> block_of(std::span<const LayerId> layers, std::span<const std::string> snapshots);
   Result<std::string> unpack(std::span<const LayerId> stack, size_t at, const SnapshotWriter::ViewBelow& below, oci::BlobSource* remote);
   Result<std::unique_ptr<ByteSource>> open_tar(const LayerId& id, const LayerMeta& meta, oci::BlobSource* remote, bool keep);
+  Result<std::unique_ptr<ByteSource>> find_tar(const LayerId& id, const LayerMeta& meta, oci::BlobSource* remote, bool keep);
   Result<void> write_tar(const LayerId& id, const LayerMeta& meta, ByteSink& sink, ThreadPool* pool) const;
   // Remembers what was found.
   Result<void> learn_diff_id(const LayerId& id, const StreamSummary& summary);
@@ -123,6 +124,7 @@ struct Store::Impl {
   }
 
   const std::string path;
+  std::stop_token stop;
   std::string boot_id;
   std::optional<FileLock> lock;  // shared, for the store's lifetime
   Scratch scratch;

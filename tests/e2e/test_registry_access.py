@@ -182,6 +182,81 @@ class Certified(AccessCase):
         server = self.docker_registry(tls=self.certificates.server)
         self.ok("push", "--insecure-registry", server.host, "x", server.host + "/a:1")
 
+    def layered(self, sizes):
+        lines = ["FROM scratch"]
+        for i, size in enumerate(sizes):
+            self.write("f%d" % i, os.urandom(size))
+            lines.append("COPY f%d /" % i)
+        self.write("Dockerfile", "\n".join(lines) + "\n")
+        self.build("-t", "x")
+
+    def shared(self, sizes):
+        """A docker-registry that speaks HTTP/2 behind a proxy that counts, and an image to push to it."""
+        server = self.docker_registry(tls=self.certificates.server)
+        proxy = FaultProxy(server.host)
+        self.trust(proxy.host)
+        self.layered(sizes)
+        return server, proxy
+
+    def test_exchanges_share_a_connection(self):
+        _, proxy = self.shared([30000] * 24)
+        self.ok("push", "x", proxy.host + "/a:1")
+        self.assertEqual(proxy.connections, 1)
+        self.ok("pull", proxy.host + "/a:1", store=os.path.join(self.dir, "other"))
+        self.assertEqual(proxy.connections, 2)
+        # Long bodies have connections of their own.
+        proxy.connections = 0
+        self.layered([3 * MIB] * 6 + [30000] * 6)
+        self.ok("push", "x", proxy.host + "/a:2")
+        self.assertIn(proxy.connections, range(2, 1 + 4 + 1))
+
+    def test_a_broken_shared_connection(self):
+        _, proxy = self.shared([100000] * 24)
+        proxy.reset_up = [400000 * (i + 1) for i in range(5)]
+        self.ok("push", "x", proxy.host + "/a:1")
+        self.assertEqual(proxy.faults, 5)
+        proxy.reset_down = [proxy.down + 400000 * (i + 1) for i in range(5)]
+        self.ok("pull", proxy.host + "/a:1", store=os.path.join(self.dir, "other"))
+        self.assertEqual(proxy.faults, 10)
+
+    def test_a_silent_shared_connection(self):
+        _, proxy = self.shared([100000] * 12)
+        self.ok("push", "x", proxy.host + "/a:1")
+        proxy.stall_down = proxy.down + 500000
+        started = time.time()
+        self.ok("pull", proxy.host + "/a:1", store=os.path.join(self.dir, "other"), env={"LAMINA_REGISTRY_TIMEOUT": "2"})
+        self.assertEqual(proxy.faults, 1)
+        self.assertIn(int(time.time() - started), range(2, 30))
+
+    def test_interrupted_on_a_shared_connection(self):
+        _, proxy = self.shared([100000] * 12)
+        self.ok("push", "x", proxy.host + "/a:1")
+        proxy.stall_down = proxy.down + 500000
+        process = self.start("pull", "--store", os.path.join(self.dir, "other"), proxy.host + "/a:1")
+        while not proxy.faults:
+            time.sleep(0.05)
+        time.sleep(0.5)
+        started = time.time()
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=20)
+        self.assertEqual(process.returncode, 130)
+        self.assertLess(time.time() - started, 2)
+
+    def test_a_manifest_larger_than_a_buffer(self):
+        _, proxy = self.shared([1000])
+        layout = os.path.join(self.dir, "large")
+        write_layout(layout, tar_of([("x", 0o644, b"x")]))
+        index = json.loads(read(layout, "index.json"))
+        path = os.path.join(layout, "blobs/sha256", index["manifests"][0]["digest"][7:])
+        manifest = json.loads(read(path))
+        manifest["annotations"] = {"filler": base64.b64encode(os.urandom(2800000)).decode()}
+        data = json.dumps(manifest).encode()
+        index["manifests"][0].update(digest="sha256:" + hashlib.sha256(data).hexdigest(), size=len(data))
+        self.write("blobs/sha256/" + hashlib.sha256(data).hexdigest(), data, where=layout)
+        self.write("index.json", json.dumps(index), where=layout)
+        self.ok("copy", "oci:" + layout, proxy.host + "/large:1")
+        self.assertEqual(self.ok("inspect", "--remote", "--raw", "manifest", proxy.host + "/large:1", binary=True).out, data)
+
     def test_client_certificate(self):
         server = self.docker_registry(tls=self.certificates.server, client_ca=self.certificates.ca)
         self.trust(server.host)
