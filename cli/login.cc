@@ -51,7 +51,7 @@ Result<void> log_in(const ImageOptions& o, const Session& session) {
   }
   // Asked first: a typing error should not wait for the next build.
   registry::Client client(client_options(o, session));
-  RETURN_IF_ERROR_WITH(client.check_credentials(host, credentials), "logging in to " + host);
+  ASSIGN_OR_RETURN_WITH(credentials, client.log_in(host, credentials), "logging in to " + host);
   RETURN_IF_ERROR(registry::store_credentials(o.common.auth_file, host, credentials));
   print("Credentials for " + host + " stored\n");
   return {};

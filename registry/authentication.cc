@@ -62,8 +62,8 @@ size_t find_scheme(std::string_view lower, std::string_view scheme) {
   return std::string_view::npos;
 }
 
-Error denied_by(const std::string& realm, const HttpResponse& response, const std::string& host) {
-  return Error(ErrorKind::kDenied, fmt::format("{} is not given access: the token service {} answers {}", host, net::shown_url(realm), response.status));
+Error denied_by(const std::string& realm, int status, const std::string& host) {
+  return Error(ErrorKind::kDenied, fmt::format("{} is not given access: the token service {} answers {}", host, realm, status));
 }
 
 }  // namespace
@@ -142,8 +142,14 @@ HttpRequest token_form(const Challenge& challenge, const std::string& scopes, co
   return request;
 }
 
-HttpRequest password_form(const Challenge& challenge, const std::string& scopes, const Credentials& credentials) {
-  return token_form(challenge, scopes, "grant_type=password&username=" + url_escape(credentials.username) + "&password=" + url_escape(credentials.password));
+// `offline` asks for a refresh token too.
+HttpRequest password_form(const Challenge& challenge, const std::string& scopes, const Credentials& credentials, bool offline) {
+  const std::string grant = "grant_type=password&username=" + url_escape(credentials.username) + "&password=" + url_escape(credentials.password);
+  return token_form(challenge, scopes, grant + (offline ? "&access_type=offline" : ""));
+}
+
+HttpRequest refresh_form(const Challenge& challenge, const std::string& scopes, const std::string& token) {
+  return token_form(challenge, scopes, "grant_type=refresh_token&refresh_token=" + url_escape(token));
 }
 
 HttpRequest token_query(const Challenge& challenge, const std::string& scopes, const Credentials* credentials) {
@@ -157,6 +163,34 @@ HttpRequest token_query(const Challenge& challenge, const std::string& scopes, c
 }
 
 }  // namespace
+
+Result<Authenticator::Grant> Authenticator::ask(HttpRequest request, const std::string& realm, const std::stop_token& stop) {
+  request.headers.push_back("User-Agent: " + user_agent_);
+  request.shareable = true;
+  RETURN_IF_ERROR(prepare_(request));
+  const net::SessionPool::Lease session = sessions_.acquire();
+  ASSIGN_OR_RETURN_WITH(const HttpResponse response, session->start(request, stop), "asking " + realm + " for a token");
+  Grant grant;
+  grant.status = response.status;
+  if (response.status >= 500 || response.status == 429) {
+    return Error(ErrorKind::kUnavailable, fmt::format("the token service {} answers {}", realm, response.status));
+  }
+  if (response.status != 200) return grant;
+  ASSIGN_OR_RETURN(const std::string body, session->read_all(kMaxTokenAnswer));
+  ASSIGN_OR_RETURN(const json::Json answer, json::parse_object(body, "the token service's answer"));
+  ASSIGN_OR_RETURN(std::optional<std::string> token, json::get_string(answer, "token"));
+  if (!token || token->empty()) {
+    ASSIGN_OR_RETURN(token, json::get_string(answer, "access_token"));
+  }
+  if (!token || token->empty()) return Error(ErrorKind::kCorrupt, fmt::format("the token service {} gives no token", realm));
+  // A header is made of it.
+  if (token->find_first_of("\r\n") != std::string::npos) return Error(ErrorKind::kCorrupt, fmt::format("the token service {} gives a token with line ends", realm));
+  grant.token = *std::move(token);
+  ASSIGN_OR_RETURN(const std::optional<std::string> refresh, json::get_string(answer, "refresh_token"));
+  grant.refresh_token = refresh.value_or("");
+  ASSIGN_OR_RETURN(grant.lifetime_seconds, json::get_integer(answer, "expires_in"));
+  return grant;
+}
 
 Result<Authenticator::Token> Authenticator::fetch_token(Host& host, const oci::Reference& repository, const std::vector<std::string>& scopes,
                                                         const std::stop_token& stop) {
@@ -172,38 +206,35 @@ Result<Authenticator::Token> Authenticator::fetch_token(Host& host, const oci::R
   }
   const std::string scope_text = scopes.empty() ? challenge.scope : join(scopes, " ");
   const bool identity = credentials != nullptr && !credentials->identity_token.empty();
-  HttpRequest request = identity ? token_form(challenge, scope_text, "grant_type=refresh_token&refresh_token=" + url_escape(credentials->identity_token))
-                                 : token_query(challenge, scope_text, credentials);
-  const net::SessionPool::Lease session = sessions_.acquire();
-  const auto ask = [&](HttpRequest& r) -> Result<HttpResponse> {
-    r.headers.push_back("User-Agent: " + user_agent_);
-    r.shareable = true;
-    RETURN_IF_ERROR(prepare_(r));
-    return session->start(r, stop);
-  };
-  ASSIGN_OR_RETURN_WITH(HttpResponse response, ask(request), "asking " + realm + " for a token");
-  if ((response.status == 404 || response.status == 405) && credentials != nullptr && !identity) {
+  ASSIGN_OR_RETURN(Grant grant, ask(identity ? refresh_form(challenge, scope_text, credentials->identity_token) : token_query(challenge, scope_text, credentials), realm, stop));
+  if ((grant.status == 404 || grant.status == 405) && credentials != nullptr && !identity) {
     // Some services know only OAuth2.
-    request = password_form(challenge, scope_text, *credentials);
-    ASSIGN_OR_RETURN_WITH(response, ask(request), "asking " + realm + " for a token");
+    ASSIGN_OR_RETURN(grant, ask(password_form(challenge, scope_text, *credentials, false), realm, stop));
   }
-  if (response.status >= 500 || response.status == 429) {
-    return Error(ErrorKind::kUnavailable, fmt::format("the token service {} answers {}", realm, response.status));
-  }
-  if (response.status != 200) return denied_by(challenge.realm, response, repository.registry());
-  ASSIGN_OR_RETURN(const std::string body, session->read_all(kMaxTokenAnswer));
-  ASSIGN_OR_RETURN(const json::Json answer, json::parse_object(body, "the token service's answer"));
-  ASSIGN_OR_RETURN(std::optional<std::string> token, json::get_string(answer, "token"));
-  if (!token || token->empty()) {
-    ASSIGN_OR_RETURN(token, json::get_string(answer, "access_token"));
-  }
-  if (!token || token->empty()) return Error(ErrorKind::kCorrupt, fmt::format("the token service {} gives no token", realm));
-  // A header is made of it.
-  if (token->find_first_of("\r\n") != std::string::npos) return Error(ErrorKind::kCorrupt, fmt::format("the token service {} gives a token with line ends", realm));
-  ASSIGN_OR_RETURN(const std::optional<int64_t> lifetime, json::get_integer(answer, "expires_in"));
-  const int64_t seconds = std::clamp<int64_t>(lifetime.value_or(kDefaultLifetimeSeconds), 1, kLongestLifetimeSeconds);
+  if (grant.status != 200) return denied_by(realm, grant.status, repository.registry());
+  const int64_t seconds = std::clamp<int64_t>(grant.lifetime_seconds.value_or(kDefaultLifetimeSeconds), 1, kLongestLifetimeSeconds);
   const auto usable = std::chrono::milliseconds(1000 * seconds - std::min(1000 * kMarginSeconds, 250 * seconds));
-  return Token{"Bearer " + *token, std::chrono::steady_clock::now() + usable};
+  return Token{"Bearer " + grant.token, std::chrono::steady_clock::now() + usable};
+}
+
+Result<std::string> Authenticator::identity_token(const oci::Reference& repository, const std::stop_token& stop) {
+  const std::scoped_lock lock(mutex_);
+  const auto known = hosts_.find(repository.api_host());
+  if (known == hosts_.end() || !known->second.challenge || known->second.challenge->scheme != Challenge::Scheme::kBearer || !given_) return std::string();
+  const Challenge& challenge = *known->second.challenge;
+  const std::string realm = net::shown_url(challenge.realm);
+  // In docker's way first, which every service that gives tokens answers; then in that of OAuth2. The password is known
+  // to be right, so a refusal says only that there is no such way.
+  HttpRequest query = token_query(challenge, challenge.scope, &*given_);
+  query.url += "&client_id=lamina&offline_token=true";
+  for (const HttpRequest& request : {query, password_form(challenge, challenge.scope, *given_, true)}) {
+    const auto grant = ask(request, realm, stop);
+    if (!grant && grant.error().kind() == ErrorKind::kCancelled) return grant.error();
+    if (!grant || grant->refresh_token.empty()) continue;
+    const auto tried = ask(refresh_form(challenge, challenge.scope, grant->refresh_token), realm, stop);
+    if (tried && tried->status == 200) return grant->refresh_token;
+  }
+  return std::string();
 }
 
 std::vector<std::string> Authenticator::notes(const oci::Reference& repository) {

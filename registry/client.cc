@@ -273,7 +273,7 @@ Result<oci::Index> Client::referrers(const oci::Reference& reference, const std:
   return all;
 }
 
-Result<void> Client::check_credentials(const std::string& registry, const Credentials& credentials) {
+Result<Credentials> Client::log_in(const std::string& registry, const Credentials& credentials) {
   ASSIGN_OR_RETURN(const oci::Reference any, oci::Reference::parse(registry == "docker.io" ? "any" : registry + "/any"));
   if (any.registry() != registry) return Error(ErrorKind::kInvalidInput, fmt::format("\"{}\" is no registry: it has neither a dot nor a port", printable(registry)));
   impl_->api.use(credentials);
@@ -282,7 +282,12 @@ Result<void> Client::check_credentials(const std::string& registry, const Creden
   ASSIGN_OR_RETURN(request.url, impl_->api.url(endpoint, ""));
   request.url.resize(request.url.find("/v2/") + 4);
   ASSIGN_OR_RETURN(ApiAnswer answer, impl_->api.send(endpoint, {}, request));
-  if (answer.response.status == 200) return {};
+  if (answer.response.status == 200) {
+    answer = ApiAnswer{};
+    ASSIGN_OR_RETURN(const std::string token, impl_->api.identity_token(any));
+    if (token.empty()) return credentials;
+    return Credentials{credentials.username, "", token};
+  }
   if (answer.response.status == 401 || answer.response.status == 403) return Error(ErrorKind::kDenied, fmt::format("{} does not accept these credentials of {}", registry, printable(credentials.username)));
   return impl_->api.error_of(endpoint, answer, "the API");
 }

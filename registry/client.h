@@ -85,8 +85,10 @@ class Client {
   Result<oci::Index> referrers(const oci::Reference& reference, const std::string& artifact_type);
   // All pages, in the registry's order.
   Result<std::vector<std::string>> tags(const oci::Reference& repository);
-  // Asks the registry whether it takes these; kDenied when not. For build login, on a client of its own.
-  Result<void> check_credentials(const std::string& registry, const Credentials& credentials);
+  // Asks the registry whether it takes a user name and password, and gives what is worth storing: an identity token
+  // when the registry's token service grants one, else the same. kDenied when it does not take them. For build login, on
+  // a client of its own.
+  Result<Credentials> log_in(const std::string& registry, const Credentials& credentials);
 
   const ClientOptions& options() const;
 

@@ -204,6 +204,8 @@ Result<void> store_credentials(const std::string& auth_file, const std::string& 
   if (credentials.identity_token.empty()) {
     entry["auth"] = encode_base64(credentials.username + ":" + credentials.password);
   } else {
+    // As docker does: the user's name is kept to be shown.
+    if (!credentials.username.empty()) entry["auth"] = encode_base64(credentials.username + ":");
     entry["identitytoken"] = credentials.identity_token;
   }
   auths[key_for(registry)] = std::move(entry);

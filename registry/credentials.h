@@ -13,7 +13,7 @@ namespace lamina::registry {
 struct Credentials {
   std::string username;
   std::string password;
-  std::string identity_token;  // OAuth2 refresh token; then username and password are empty
+  std::string identity_token;  // OAuth2 refresh token; then there is no password
 };
 
 // From `auth_file` (--authfile) or $REGISTRY_AUTH_FILE alone when one is given; else $DOCKER_CONFIG/config.json or

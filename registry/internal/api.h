@@ -58,6 +58,8 @@ class Api {
 
   // From now on these are used, for every host.
   void use(const Credentials& credentials) { authenticator_.use(credentials); }
+  // As Authenticator::identity_token.
+  Result<std::string> identity_token(const oci::Reference& repository) { return authenticator_.identity_token(repository, options_.stop); }
 
   // What an unexpected answer means to the user: `what` is "the blob sha256:…" or "the image a:b".
   Error error_of(const Endpoint& endpoint, ApiAnswer& answer, const std::string& what);

@@ -48,6 +48,9 @@ class Authenticator {
   // Remembers the challenge and drops the token that was refused.
   void challenged(const oci::Reference& repository, const std::vector<std::string>& scopes, const Challenge& challenge,
                   bool plain_http, const std::string& refused_header);
+  // A refresh token for the credentials in use() (RFC 6749, 6; distribution, spec/auth/oauth.md), which was tried out;
+  // empty when the host has no token service, or one that grants none.
+  Result<std::string> identity_token(const oci::Reference& repository, const std::stop_token& stop);
   // For messages: which places had, or did not have, an entry for the host.
   std::vector<std::string> notes(const oci::Reference& repository);
 
@@ -63,6 +66,13 @@ class Authenticator {
     std::map<std::string, Token> tokens;                            // by scopes
   };
   Result<const Credentials*> credentials_of(Host& host, const oci::Reference& repository);
+  // What a token service answers; nothing for a status that is no answer. `request` goes to the challenge's realm.
+  struct Grant {
+    int status = 0;
+    std::string token, refresh_token;
+    std::optional<int64_t> lifetime_seconds;
+  };
+  Result<Grant> ask(HttpRequest request, const std::string& realm, const std::stop_token& stop);
   Result<Token> fetch_token(Host& host, const oci::Reference& repository, const std::vector<std::string>& scopes,
                             const std::stop_token& stop);
 

@@ -289,13 +289,15 @@ class TokenService:
     """Docker's token protocol, for a docker-registry that trusts its certificate.
 
     life: seconds that a token is good for (docker-registry allows a minute more than that, which is taken off). get:
-    whether GET is answered, or OAuth2's POST only. refresh: identity tokens that are accepted."""
+    whether GET is answered, or OAuth2's POST only. refresh: identity tokens that are accepted. offline: the methods that
+    give one to who asks for it ("GET" with offline_token, "POST" with access_type); broken: it is then not accepted."""
 
     ISSUER = "test issuer"
     SERVICE = "test registry"
 
-    def __init__(self, directory, user="joe", password="secret-word", life=300, get=True, refresh=()):
-        self.user, self.password, self.life, self.get, self.refresh = user, password, life, get, refresh
+    def __init__(self, directory, user="joe", password="secret-word", life=300, get=True, refresh=(), offline=(), broken=False):
+        self.user, self.password, self.life, self.get, self.refresh = user, password, life, get, list(refresh)
+        self.offline, self.broken = offline, broken
         self.key = os.path.join(directory, "token.key")
         self.certificate = os.path.join(directory, "token.crt")
         subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=tokens", "-keyout", self.key, "-out", self.certificate], check=True, capture_output=True)
@@ -324,10 +326,15 @@ class TokenService:
 class _TokenHandler(_Handler):
     service = None
 
-    def grant(self, method, scopes):
+    def grant(self, method, scopes, offline):
         s = self.service
         s.granted.append((method, scopes))
-        self.answer(200, json.dumps({"access_token" if method == "POST" else "token": s.token(scopes), "expires_in": s.life}).encode())
+        answer = {"access_token" if method == "POST" else "token": s.token(scopes), "expires_in": s.life}
+        if offline and method in s.offline:
+            answer["refresh_token"] = "identity-" + uuid.uuid4().hex
+            if not s.broken:
+                s.refresh.append(answer["refresh_token"])
+        self.answer(200, json.dumps(answer).encode())
 
     def do_GET(self):
         s = self.service
@@ -336,7 +343,7 @@ class _TokenHandler(_Handler):
         if self.headers.get("Authorization") != "Basic " + base64.b64encode(("%s:%s" % (s.user, s.password)).encode()).decode():
             return self.error(401, "UNAUTHORIZED")
         query = urllib.parse.parse_qs(urllib.parse.urlsplit(self.path).query)
-        return self.grant("GET", query.get("scope", []))
+        return self.grant("GET", query.get("scope", []), query.get("offline_token") == ["true"])
 
     def do_POST(self):
         s = self.service
@@ -345,7 +352,7 @@ class _TokenHandler(_Handler):
         good = good or form.get("grant_type") == "refresh_token" and form.get("refresh_token") in s.refresh
         if not good or form.get("service") != s.SERVICE:
             return self.error(401, "UNAUTHORIZED")
-        return self.grant("POST", form.get("scope", "").split())
+        return self.grant("POST", form.get("scope", "").split(), form.get("access_type") == "offline")
 
 
 def reset(connection):

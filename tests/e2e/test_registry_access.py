@@ -25,6 +25,13 @@ class AccessCase(ServerCase):
     def auth(self, user, password):
         return base64.b64encode(("%s:%s" % (user, password)).encode()).decode()
 
+    def helper(self):
+        directory = os.path.join(self.dir, "helper")
+        os.makedirs(directory, exist_ok=True)
+        log = os.path.join(directory, "log")
+        self.write("bin/docker-credential-files", HELPER % {"log": log, "dir": directory}, mode=0o755, where=self.dir)
+        return log, {"PATH": os.path.join(self.dir, "bin") + ":" + os.environ["PATH"]}
+
     def small_image(self, name="x"):
         self.write("Dockerfile", "FROM scratch\nCOPY Dockerfile /\n")
         self.build("-t", name)
@@ -98,14 +105,42 @@ class Tokens(AccessCase):
         self.ok("push", "x", server.host + "/team/app:1")
 
 
-class Credentials(AccessCase):
-    def helper(self):
-        directory = os.path.join(self.dir, "helper")
-        os.makedirs(directory, exist_ok=True)
-        log = os.path.join(directory, "log")
-        self.write("bin/docker-credential-files", HELPER % {"log": log, "dir": directory}, mode=0o755, where=self.dir)
-        return log, {"PATH": os.path.join(self.dir, "bin") + ":" + os.environ["PATH"]}
+    def test_login_obtains_an_identity_token(self):
+        for options in ({"offline": ["GET"]}, {"offline": ["POST"]}, {"offline": ["POST"], "get": False}):
+            with self.subTest(options=options):
+                service, server = self.token_registry(**options)
+                result = self.ok("login", "-u", "joe", "--password-stdin", server.host, stdin=b"secret-word\n")
+                entry = json.loads(read(self.home, ".docker/config.json"))["auths"][server.host]
+                self.assertEqual(entry, {"auth": self.auth("joe", ""), "identitytoken": service.refresh[0]})
+                self.assertNotIn(service.refresh[0], result.text)
+                # The password is needed no more.
+                service.password = "changed"
+                self.push_and_pull(server.host, [service.refresh[0]])
+                service.refresh.clear()
+                result = self.fails(1, "push", "x", server.host + "/team/app:2")
+                self.assertIn("is not given access", result.err)
+                self.ok("logout", server.host)
+                self.assertNotIn(server.host, json.loads(read(self.home, ".docker/config.json"))["auths"])
 
+    def test_login_without_an_identity_token(self):
+        for options in ({}, {"get": False}, {"offline": ["GET", "POST"], "broken": True}):
+            with self.subTest(options=options):
+                _, server = self.token_registry(**options)
+                self.ok("login", "-u", "joe", "--password-stdin", server.host, stdin=b"secret-word\n")
+                self.assertEqual(json.loads(read(self.home, ".docker/config.json"))["auths"][server.host], {"auth": self.auth("joe", "secret-word")})
+                self.push_and_pull(server.host, ["secret-word"])
+
+    def test_identity_token_in_a_helper(self):
+        service, server = self.token_registry(offline=["POST"])
+        log, env = self.helper()
+        self.config({"credsStore": "files"})
+        self.ok("login", "-u", "joe", "--password-stdin", server.host, stdin=b"secret-word\n", env=env)
+        stored = json.loads(read(os.path.dirname(log), re.sub("[^a-z0-9]", "_", server.host)))
+        self.assertEqual((stored["Username"], stored["Secret"]), ("<token>", service.refresh[0]))
+        self.push_and_pull(server.host, [service.refresh[0]], env=env)
+
+
+class Credentials(AccessCase):
     def test_helper_for_one_registry(self):
         server = self.spec_registry(basic="joe:secret-word")
         log, env = self.helper()
