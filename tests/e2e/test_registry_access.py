@@ -185,6 +185,15 @@ class Credentials(AccessCase):
         self.assertGreater(len(recorder.requests), 1)
         self.assertEqual({authorization for _, authorization in recorder.requests}, {None})
 
+    def test_redirect_to_a_file_of_this_machine(self):
+        server = self.spec_registry()
+        self.small_image()
+        self.ok("push", "x", server.host + "/a:1")
+        server.options["redirect"] = "file://"
+        result = self.fails(1, "pull", server.host + "/a:1", store=os.path.join(self.dir, "other"))
+        self.assertIn("the registry redirects to file:///v2/a/blobs/", result.err)
+        self.assertIn("which is no http or https URL", result.err)
+
     def test_warning_is_shown_once(self):
         server = self.spec_registry(warning="this registry closes in May")
         self.small_image()

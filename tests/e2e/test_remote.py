@@ -130,7 +130,9 @@ class AddUrl(SourcesCase):
     def test_redirect_to_a_file_of_this_machine(self):
         for target in ("file:///etc/passwd", "ftp://127.0.0.1/x", "gopher://127.0.0.1/x"):
             self.dockerfile("FROM scratch\nADD %s /\n" % self.site.page("/f", status=302, location=target))
-            self.fails(1, "build", self.context)
+            self.assertIn("redirects to %s, which is no http or https URL" % target, self.fails(1, "build", self.context).err)
+        self.site.page("/c.tar", status=302, location="file:///etc/passwd")
+        self.assertIn("redirects to file:///etc/passwd, which is no http", self.fails(1, "build", self.site.url("/c.tar")).err)
 
     def test_authorization(self):
         token = self.site.page("/token", "t", auth="Bearer abc")
