@@ -14,6 +14,7 @@
 #include <utility>
 
 #include "base/text.h"
+#include "net/url.h"
 
 namespace lamina::net::internal {
 
@@ -106,6 +107,9 @@ Result<void> Transfer::prepare(const HttpRequest& request, bool shared) {
   reset();
   shared_ = shared;
   url_ = request.url;
+  if (url_.compare(0, 7, "http://") != 0 && url_.compare(0, 8, "https://") != 0) {
+    return Error(ErrorKind::kDenied, fmt::format("{} is no http or https URL", shown_url(url_)));
+  }
   stall_ = request.stall;
   answer_ = std::max(request.stall, request.answer);
   RETURN_IF_ERROR(take_body(request));
@@ -226,7 +230,7 @@ size_t Transfer::on_header(char* data, size_t, size_t n, void* p) {
   self.header_bytes_ += n;
   self.moved_ = Clock::now();
   self.tell();
-  if (self.header_bytes_ > kMaxHeaderBytes) return 0;
+  if (self.header_bytes_ > kMaxHeaderBytes) return 0;  // CURLE_WRITE_ERROR
   self.header_line(trim(std::string_view(data, n)));
   return n;
 }
@@ -418,6 +422,7 @@ Error Transfer::transport_error() const {
     case CURLE_OPERATION_TIMEDOUT: return Error(ErrorKind::kUnavailable, fmt::format("no connection within {} seconds", kConnectTimeoutMs / 1000));
     case CURLE_COULDNT_RESOLVE_PROXY: return std::move(error).with_note("check HTTP_PROXY, HTTPS_PROXY and NO_PROXY");
     case CURLE_SSL_CERTPROBLEM: return Error(ErrorKind::kDenied, "the client certificate cannot be used: " + text);
+    case CURLE_WRITE_ERROR: return {ErrorKind::kUnavailable, fmt::format("the server sends more than {} KiB of headers", kMaxHeaderBytes / 1024)};
     case CURLE_SEND_ERROR:
     case CURLE_SEND_FAIL_REWIND: return {ErrorKind::kUnavailable, "the connection broke while the request was sent"};
     case CURLE_RECV_ERROR: return {ErrorKind::kUnavailable, "the connection broke while the answer was read"};

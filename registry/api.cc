@@ -96,10 +96,14 @@ Result<std::string> Api::url(const Endpoint& endpoint, const std::string& rest) 
 Result<Api::Base> Api::base_of(const Endpoint& endpoint) {
   // A host may be insecure in one of its roles only: then both are remembered.
   const std::string key = endpoint.reference.api_host() + (endpoint.insecure ? " insecure" : "");
-  {
-    auto known = bases_.lock();
-    if (const auto it = known->find(key); it != known->end()) return it->second;
-  }
+  const auto known = [&]() -> std::optional<Base> {
+    auto bases = bases_.lock();
+    const auto it = bases->find(key);
+    return it == bases->end() ? std::nullopt : std::optional(it->second);
+  };
+  if (const auto base = known()) return *base;
+  const std::scoped_lock lock(probe_mutex_);
+  if (const auto base = known()) return *base;
   ASSIGN_OR_RETURN_WITH(Base base, find_base(endpoint), "connecting to the registry " + endpoint.reference.api_host());
   bases_.lock()->emplace(key, base);
   return base;

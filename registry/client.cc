@@ -20,6 +20,8 @@ using net::HttpRequest;
 namespace {
 
 constexpr uint64_t kMaxManifest = 32 << 20;
+// Of a list; registries give a hundred or more entries a page.
+constexpr size_t kMaxPages = 10000;
 
 // What is understood; distribution-spec "Pulling manifests".
 std::string accept_header() {
@@ -212,6 +214,8 @@ Result<oci::Descriptor> Client::push_manifest(const oci::Reference& reference, s
 
 namespace {
 
+Error list_without_end() { return Error(ErrorKind::kCorrupt, fmt::format("the registry's list has more than {} pages", kMaxPages)); }
+
 // distribution-spec "Referrers Tag Schema": <algorithm>-<hex>.
 Result<oci::Reference> referrers_tag(const oci::Reference& repository, const oci::Digest& subject) {
   return oci::Reference::parse(fmt::format("{}/{}:sha256-{}", repository.registry(), repository.repository(), subject.hex()));
@@ -255,6 +259,7 @@ Result<oci::Index> Client::referrers(const oci::Reference& reference, const std:
   std::set<std::string> asked;
   bool known = true;
   while (known && !request.url.empty() && asked.insert(request.url).second) {
+    if (asked.size() > kMaxPages) return list_without_end();
     ASSIGN_OR_RETURN(ApiAnswer answer, impl_->api.send(endpoint, {internal::pull_scope(reference.repository())}, request));
     // Debian's docker-registry answers 404, others 400 or 405: they do not know the API.
     known = answer.response.status == 200 && content_type(answer.response) == oci::media_type::kOciIndex;
@@ -318,6 +323,7 @@ Result<std::vector<std::string>> Client::tags(const oci::Reference& repository) 
   ASSIGN_OR_RETURN(request.url, impl_->api.url(endpoint, "tags/list?n=1000"));
   // A registry that leads in circles has said everything.
   while (!request.url.empty() && asked.insert(request.url).second) {
+    if (asked.size() > kMaxPages) return list_without_end();
     ASSIGN_OR_RETURN(ApiAnswer answer, impl_->api.send(endpoint, {internal::pull_scope(endpoint.reference.repository())}, request));
     if (answer.response.status != 200) return impl_->api.error_of(endpoint, answer, "the repository " + repository.familiar_repository());
     ASSIGN_OR_RETURN(const std::string body, answer.session->read_all(kMaxManifest));

@@ -28,11 +28,13 @@ class RepositorySource : public oci::BlobSource {
   oci::Reference repository_;
 };
 
-// Small blobs pass through here and stay in the sink.
+// Small blobs pass through here and stay in the sink. What the name points at was fetched already: registries count
+// every request for a manifest.
 class KeepingSource : public oci::BlobSource {
  public:
-  KeepingSource(oci::BlobSource& source, oci::BlobSink& sink) : source_(source), sink_(sink) {}
+  KeepingSource(oci::BlobSource& source, const FetchedManifest& top, oci::BlobSink& sink) : source_(source), top_(top), sink_(sink) {}
   Result<std::unique_ptr<ByteSource>> open_blob(const oci::Descriptor& descriptor) override {
+    if (descriptor.digest == top_.descriptor.digest) return std::unique_ptr<ByteSource>(std::make_unique<StringSource>(top_.bytes));
     ASSIGN_OR_RETURN(std::string bytes, oci::read_blob(source_, descriptor));
     RETURN_IF_ERROR(oci::put_blob(sink_, descriptor, bytes));
     return std::unique_ptr<ByteSource>(std::make_unique<StringSource>(std::move(bytes)));
@@ -40,6 +42,7 @@ class KeepingSource : public oci::BlobSource {
 
  private:
   oci::BlobSource& source_;
+  const FetchedManifest& top_;
   oci::BlobSink& sink_;
 };
 
@@ -74,7 +77,7 @@ Result<PulledImage> pull_image_metadata(Client& client, const oci::Reference& re
   ASSIGN_OR_RETURN(const FetchedManifest top, client.fetch_manifest(reference));
   RETURN_IF_ERROR(oci::put_blob(sink, top.descriptor, top.bytes));
   RepositorySource remote(client, reference);
-  KeepingSource keeping(remote, sink);
+  KeepingSource keeping(remote, top, sink);
   return load_image(keeping, top.descriptor, platform);
 }
 

@@ -93,6 +93,7 @@ class Api {
   HostLimiter limiter_;
   std::chrono::milliseconds stall_{};
   unsigned retries_ = 0;
+  std::mutex probe_mutex_;  // one asks how a host is spoken to
   std::mutex conf_mutex_;
   std::optional<RegistriesConf> conf_;   // read when first needed
   Guarded<std::map<std::string, Base>> bases_;  // by host
