@@ -2,6 +2,7 @@
 #pragma once
 
 #include <chrono>
+#include <cstdint>
 #include <functional>
 #include <map>
 #include <memory>
@@ -21,12 +22,16 @@ namespace internal {
 class SharedConnections;
 }
 
+// Of a body whose end is where its source ends; it is sent in chunks.
+inline constexpr uint64_t kUnknownSize = UINT64_MAX;
+
 // What an exchange holds of a body that nobody has read yet.
 constexpr uint64_t kShareableBytes = 1 << 20;
 
 struct HttpRequest {
   std::string method = "GET";
   std::string url;
+  std::string unix_socket;           // path of the socket to speak through; the URL's host is then only a name
   std::vector<std::string> headers;  // "Name: value"
   // The body: a text, or `body_size` bytes from `body_source` (borrowed).
   std::string body;

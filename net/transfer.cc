@@ -45,14 +45,13 @@ std::string no_proxy() {
 }
 
 // Finds a dead peer also when there is nothing to send: probes after 20 s, then every 5 s; tcp(7).
-int prepare_socket(void*, curl_socket_t fd, curlsocktype) {
+void watch_peer(curl_socket_t fd) {
   const auto set = [fd](int level, int option, int value) { ::setsockopt(fd, level, option, &value, sizeof value); };
   set(SOL_SOCKET, SO_KEEPALIVE, 1);
   set(IPPROTO_TCP, TCP_KEEPIDLE, 20);
   set(IPPROTO_TCP, TCP_KEEPINTVL, 5);
   set(IPPROTO_TCP, TCP_KEEPCNT, 5);
   set(IPPROTO_TCP, TCP_USER_TIMEOUT, static_cast<int>(kUnacknowledgedMs));
-  return CURL_SOCKOPT_OK;
 }
 
 // RFC 3986, 5: where a Location header leads. Other schemes than http are named too, for messages.
@@ -114,13 +113,16 @@ Result<void> Transfer::prepare(const HttpRequest& request, bool shared) {
   answer_ = std::max(request.stall, request.answer);
   RETURN_IF_ERROR(take_body(request));
   set(CURLOPT_URL, request.url.c_str());
+  if (!request.unix_socket.empty()) set(CURLOPT_UNIX_SOCKET_PATH, request.unix_socket.c_str());
   set(CURLOPT_NOSIGNAL, 1L);
   set(CURLOPT_PRIVATE, static_cast<void*>(this));
   set(CURLOPT_PROTOCOLS_STR, "http,https");
   set(CURLOPT_CONNECTTIMEOUT_MS, kConnectTimeoutMs);
-  set(CURLOPT_SOCKOPTFUNCTION, &prepare_socket);
+  void* const own = shared ? nullptr : this;  // a shared socket outlives the transfer that opened it
+  set(CURLOPT_SOCKOPTFUNCTION, &Transfer::on_open);
+  set(CURLOPT_SOCKOPTDATA, own);
   set(CURLOPT_CLOSESOCKETFUNCTION, &Transfer::on_close);
-  set(CURLOPT_CLOSESOCKETDATA, shared ? nullptr : static_cast<void*>(this));
+  set(CURLOPT_CLOSESOCKETDATA, own);
   // A long body has a connection to itself: docs/registries.md, "HTTP/2".
   set(CURLOPT_HTTP_VERSION, static_cast<long>(shared ? CURL_HTTP_VERSION_2TLS : CURL_HTTP_VERSION_1_1));
   set(CURLOPT_PIPEWAIT, shared ? 1L : 0L);
@@ -198,7 +200,8 @@ void Transfer::set_body(const HttpRequest& request) {
     set(CURLOPT_READDATA, static_cast<void*>(this));
     set(CURLOPT_SEEKFUNCTION, &Transfer::on_seek);
     set(CURLOPT_SEEKDATA, static_cast<void*>(this));
-    set(CURLOPT_INFILESIZE_LARGE, static_cast<curl_off_t>(request.body_source != nullptr ? request.body_size : request.body.size()));
+    const uint64_t size = request.body_source != nullptr ? request.body_size : request.body.size();
+    if (size != kUnknownSize) set(CURLOPT_INFILESIZE_LARGE, static_cast<curl_off_t>(size));
   } else if (request.method != "GET") {
     set(CURLOPT_CUSTOMREQUEST, request.method.c_str());
     if (request.method == "POST" || request.method == "PUT") add_header("Content-Length: 0");
@@ -295,7 +298,11 @@ size_t Transfer::on_send(char* out, size_t, size_t room, void* p) {
     self.tell();
     return CURL_READFUNC_ABORT;
   }
-  self.left_to_send_ -= std::min<uint64_t>(self.left_to_send_, *n);
+  if (self.left_to_send_ != kUnknownSize) {
+    self.left_to_send_ -= std::min<uint64_t>(self.left_to_send_, *n);
+  } else if (*n == 0) {
+    self.left_to_send_ = 0;
+  }
   return *n;
 }
 
@@ -308,6 +315,13 @@ int Transfer::on_seek(void* p, curl_off_t offset, int origin) {
   const std::lock_guard lock(self.mutex_);
   self.left_to_send_ = self.text_.size() - self.text_sent_;
   return CURL_SEEKFUNC_OK;
+}
+
+int Transfer::on_open(void* p, curl_socket_t fd, curlsocktype) {
+  watch_peer(fd);
+  // What a kept connection said before it was found closed is no answer to this request.
+  if (p != nullptr) static_cast<Transfer*>(p)->left_.clear();
+  return CURL_SOCKOPT_OK;
 }
 
 // The kernel keeps what came before a reset: an answer to a body that the server did not read to its end.

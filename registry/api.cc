@@ -283,6 +283,8 @@ Error Api::error_of(const Endpoint& endpoint, ApiAnswer& answer, const std::stri
   const std::string host = endpoint.reference.registry();
   if (status == 401 || status == 403) {
     Error error(ErrorKind::kDenied, fmt::format("{} refuses access to {}{}", host, what, said));
+    const std::string asked = answer.response.header("www-authenticate");
+    if (!asked.empty() && !parse_challenge(asked)) return std::move(error).with_note(fmt::format("it asks for \"{}\"; Basic and Bearer are what can be answered", printable(asked.substr(0, asked.find_first_of(" ,")))));
     for (const std::string& note : authenticator_.notes(endpoint.reference)) error = std::move(error).with_note(note);
     return error;
   }

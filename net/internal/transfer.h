@@ -63,6 +63,7 @@ class Transfer {
   static size_t on_header(char* data, size_t size, size_t n, void* self);
   static size_t on_send(char* out, size_t size, size_t room, void* self);
   static int on_seek(void* self, curl_off_t offset, int origin);
+  static int on_open(void* self, curl_socket_t fd, curlsocktype purpose);
   static int on_close(void* self, curl_socket_t fd);
 
   template <typename T>
