@@ -50,8 +50,8 @@ Result<void> make_rooms(const std::string& path) {
 // Takes one blob into the store.
 class StoreBlobWriter : public oci::BlobWriter {
  public:
-  StoreBlobWriter(ScratchFile file, std::string path, oci::Descriptor descriptor)
-      : file_(std::move(file)), path_(std::move(path)), descriptor_(std::move(descriptor)), hash_(file_.fd()) {}
+  StoreBlobWriter(Scratch& scratch, ScratchFile file, std::string path, oci::Descriptor descriptor)
+      : scratch_(scratch), file_(std::move(file)), path_(std::move(path)), descriptor_(std::move(descriptor)), hash_(file_.fd()) {}
 
   Result<void> write(std::span<const std::byte> data) override {
     auto written = hash_.write(data);
@@ -66,10 +66,12 @@ class StoreBlobWriter : public oci::BlobWriter {
     if (digest != descriptor_.digest || summary->size != descriptor_.size) {
       return Error(ErrorKind::kCorrupt, fmt::format("blob {} of {} bytes is damaged: what came has {} bytes and the digest {}", descriptor_.digest.text(), descriptor_.size, summary->size, digest.text()));
     }
+    RETURN_IF_ERROR(scratch_.hold("blob " + descriptor_.digest.hex()));
     return file_.publish(path_, summary->size);
   }
 
  private:
+  Scratch& scratch_;
   ScratchFile file_;
   std::string path_;
   oci::Descriptor descriptor_;
@@ -80,21 +82,29 @@ class StoreBlobWriter : public oci::BlobWriter {
 
 // --- scratch ----------------------------------------------------------------------------------------
 
-Result<std::string> Scratch::directory() {
-  const std::lock_guard guard(mutex_);
-  if (!directory_.empty()) return directory_;
+Result<void> Scratch::make_lock() {
+  if (lock_) return {};
   // A cleaner may remove the lock file between its making and its locking: then the name has gone.
   for (int attempt = 0; attempt < 10; ++attempt) {
     const std::string name = tmp_ + "/" + temporary_name("build");
-    ASSIGN_OR_RETURN(UniqueFd fd, open_at(AT_FDCWD, name + kLockSuffix, O_RDWR | O_CREAT | O_EXCL, 0600));
+    auto fd = open_at(AT_FDCWD, name + kLockSuffix, O_RDWR | O_CREAT | O_EXCL, 0600);
+    if (!fd) return full_disk_note(std::move(fd).error());
     struct stat st {};
-    if (::flock(fd.get(), LOCK_EX | LOCK_NB) != 0 || ::fstat(fd.get(), &st) != 0 || st.st_nlink == 0) continue;
-    if (::mkdir(name.c_str(), 0700) != 0) return full_disk_note(system_error(errno, "mkdir", name));
-    lock_ = std::move(fd);
+    if (::flock(fd->get(), LOCK_EX | LOCK_NB) != 0 || ::fstat(fd->get(), &st) != 0 || st.st_nlink == 0) continue;
+    lock_ = *std::move(fd);
     directory_ = name;
-    return directory_;
+    return {};
   }
   return Error(ErrorKind::kSystem, fmt::format("no temporary directory could be made in {}", tmp_));
+}
+
+Result<std::string> Scratch::directory() {
+  const std::lock_guard guard(mutex_);
+  if (made_) return directory_;
+  RETURN_IF_ERROR(make_lock());
+  if (::mkdir(directory_.c_str(), 0700) != 0) return full_disk_note(system_error(errno, "mkdir", directory_));
+  made_ = true;
+  return directory_;
 }
 
 void Scratch::discard(const std::string& path) {
@@ -111,10 +121,18 @@ void Scratch::discard(const std::string& path) {
   remover_->post([away] { ignore_error(remove_tree(AT_FDCWD, away), "it goes with the scratch directory"); });
 }
 
+void Scratch::settle() {
+  std::unique_ptr<ThreadPool> remover;
+  {
+    const std::lock_guard guard(mutex_);
+    remover = std::move(remover_);
+  }
+}
+
 Scratch::~Scratch() {
   remover_.reset();  // after what it has to do
   if (directory_.empty()) return;
-  ignore_error(remove_tree(AT_FDCWD, directory_), "the next program that opens the store tries again");
+  if (made_) ignore_error(remove_tree(AT_FDCWD, directory_), "the next program that opens the store tries again");
   ::unlink((directory_ + kLockSuffix).c_str());
 }
 
@@ -177,6 +195,7 @@ bool Store::Impl::blob_exists(const oci::Digest& digest) const {
 
 bool Store::has_blob(const oci::Descriptor& descriptor) {
   struct stat st {};
+  ignore_error(impl_->scratch.hold("blob " + descriptor.digest.hex()), "then it may be removed to make room, and the reader says so");
   return ::stat(impl_->blob_path(descriptor.digest).c_str(), &st) == 0 && static_cast<uint64_t>(st.st_size) == descriptor.size;
 }
 
@@ -190,8 +209,9 @@ Result<std::unique_ptr<ByteSource>> Store::open_blob(const oci::Descriptor& desc
 }
 
 Result<std::unique_ptr<oci::BlobWriter>> Store::create_blob(const oci::Descriptor& descriptor) {
+  RETURN_IF_ERROR(impl_->make_room(descriptor.size, true));
   ASSIGN_OR_RETURN(ScratchFile file, ScratchFile::create(impl_->scratch));
-  return std::unique_ptr<oci::BlobWriter>(new StoreBlobWriter(std::move(file), impl_->blob_path(descriptor.digest), descriptor));
+  return std::unique_ptr<oci::BlobWriter>(new StoreBlobWriter(impl_->scratch, std::move(file), impl_->blob_path(descriptor.digest), descriptor));
 }
 
 Result<void> Store::remove_blob(const oci::Digest& digest) {
@@ -213,11 +233,13 @@ Result<oci::Descriptor> Store::add_blob(ByteSource& content, const std::optional
   if (expected && descriptor.digest != *expected) {
     return Error(ErrorKind::kCorrupt, fmt::format("digest mismatch: got {} (expected: {})", descriptor.digest.text(), expected->text()));
   }
+  RETURN_IF_ERROR(impl_->scratch.hold("blob " + descriptor.digest.hex()));
   RETURN_IF_ERROR(file.publish(impl_->blob_path(descriptor.digest), descriptor.size));
   return descriptor;
 }
 
 Result<std::string> Store::checked_blob_path(const oci::Digest& digest) {
+  RETURN_IF_ERROR(impl_->scratch.hold("blob " + digest.hex()));
   const std::string path = impl_->blob_path(digest);
   const Error absent(ErrorKind::kNotFound, fmt::format("blob {} is not in the store", digest.text()));
   auto fd = open_at(AT_FDCWD, path, O_RDONLY);
@@ -300,9 +322,11 @@ Result<bool> Store::remove_image(const std::string& canonical_name) {
 // Not synced: after a crash of the machine a record is whole, or fails to parse and counts as absent.
 Result<std::optional<std::string>> Store::record(const std::string& key_hex) {
   const std::string path = impl_->record_path(key_hex);
-  // Its time says when it last helped, for prune; once an hour is exact enough.
+  // Its time says when it last helped, for prune; once an hour is exact enough. Who makes room while builds go on looks
+  // closer.
+  constexpr int64_t kExact = 3600, kCloser = 1;
   struct stat st {};
-  if (::stat(path.c_str(), &st) == 0 && now().seconds - st.st_mtim.tv_sec > 3600) ::utimensat(AT_FDCWD, path.c_str(), nullptr, 0);
+  if (::stat(path.c_str(), &st) == 0 && now().seconds - st.st_mtim.tv_sec > (impl_->keeper ? kCloser : kExact)) ::utimensat(AT_FDCWD, path.c_str(), nullptr, 0);
   return read_file_if_exists(AT_FDCWD, path, 16 << 20);
 }
 

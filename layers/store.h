@@ -13,7 +13,10 @@
 //   git/<sha256 of url>/      bare repositories of the builder's git sources, opaque here
 //   quarantine/<name>         what fsck found damaged; never read again, removed by prune --all
 //   partial/<hex>             downloads that broke off, to be continued (layers/internal/partial_blob.h)
-//   tmp/                      half-made things; what no living process owns is removed at open
+//   tmp/                      half-made things; what no living process owns is removed at open. A process's lock file
+//                             there lists what it uses (layers/store_leases.cc)
+//   leases.lock               flock between those who begin to use something and those who make room
+//   sizes                     what layers and cache mounts take, as far as known (layers/store_space.cc)
 //
 // Everything appears by rename. A layer's meta names the boot (/proc/sys/kernel/random/boot_id) in which it
 // was sealed; after a reboot a layer whose data may not have reached the disk is verified against its DiffId
@@ -109,6 +112,7 @@ struct FsckReport {
   };
   std::vector<Problem> problems;
   uint64_t blobs = 0, layers = 0, images = 0, bytes = 0;  // that were looked at
+  uint64_t unverified = 0;  // pulled layers whose files cannot be compared: their bytes are not here, or depend on others
 };
 
 // Thread-safe, and safe against other processes that use the same directory at the same time.
@@ -168,8 +172,8 @@ class Store : public oci::BlobSource, public oci::BlobSink {
   Result<oci::DiffId> diff_id(const LayerId& id);
   // The uncompressed tar as a stream, from whichever form exists; `remote` as above.
   Result<std::unique_ptr<ByteSource>> open_tar(const LayerId& id, oci::BlobSource* remote);
-  // A blob of the layer in `blobs`, made when missing. Without options.force any blob known for the layer serves when it
-  // has the form asked for, and a pulled one does, however it is compressed, when neither has a table of contents.
+  // A blob of the layer in `blobs`, made when missing. One that was made here with the same options serves, and without
+  // options.force a pulled one does, however it is compressed, when neither has a table of contents.
   Result<BlobForm> blob(const LayerId& id, const CompressionOptions& options, ThreadPool& pool);
   // The descriptor that an uncompressed local manifest uses: media type tar, digest = DiffId.
   Result<oci::Descriptor> tar_descriptor(const LayerId& id);
@@ -198,13 +202,28 @@ class Store : public oci::BlobSource, public oci::BlobSink {
   // that were freed.
   using LayersOfRecord = std::function<std::vector<LayerId>(std::string_view record)>;
   Result<uint64_t> prune(const PruneOptions& options, const LayersOfRecord& layers_of_record);
+  // From now on the store takes at most `bytes` on the disk: before and while something is written the records unused for
+  // longest go, with their layers and blobs, and cache mounts, git repositories and broken downloads that nobody uses at
+  // the moment. Named images stay, and what living processes hold, this one or another. Starts a thread. kUnavailable,
+  // with what takes how much, when that is too much already. When it becomes so, `exceeded` is told once, from any
+  // thread: the build should end. REQUIRES: no other call goes on; no limit is set.
+  struct SpaceLimit {
+    uint64_t bytes = 0;
+    LayersOfRecord layers_of_record;
+    std::function<void(Error)> exceeded;
+  };
+  Result<void> limit_space(SpaceLimit limit);
+  // Makes room once more, and ends that. REQUIRES: no other call goes on.
+  void end_limit();
+  // Whether the limit is kept now, after making room; fine without one. Any thread.
+  Result<void> check_space();
   // Reads everything there is and compares it with what its name or record says. With `repair`, what is damaged is
   // moved to quarantine/ or, where it can be made again, removed. Fails as prune does.
   Result<FsckReport> fsck(bool repair);
 
+  struct Impl;  // for the files of this folder
+
  private:
-  friend class Fsck;
-  struct Impl;
   explicit Store(std::unique_ptr<Impl> impl);
   std::unique_ptr<Impl> impl_;
 };

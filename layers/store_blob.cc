@@ -28,9 +28,9 @@ bool same_form(const LayerBlob& blob, const CompressionOptions& options) {
 
 const LayerBlob* serving_blob(const LayerMeta& meta, const CompressionOptions& options) {
   for (const LayerBlob& blob : meta.blobs) {
-    const bool same = same_form(blob, options);
+    const bool same = same_form(blob, options) && (blob.pulled || blob.level == options.level);
     const bool known_to_others = blob.pulled && !options.indexed && !has_index(blob);
-    if (options.force ? same && !blob.pulled && blob.level == options.level : same || known_to_others) return &blob;
+    if (options.force ? same && !blob.pulled : same || known_to_others) return &blob;
   }
   return nullptr;
 }
@@ -84,6 +84,7 @@ Result<LayerBlob> Store::Impl::publish_blob(ScratchFile file, const CompressionO
   blob.descriptor.size = compressed.size;
   blob.level = options.level;
   blob.format = index_format(options);
+  RETURN_IF_ERROR(scratch.hold("blob " + blob.descriptor.digest.hex()));
   RETURN_IF_ERROR(file.publish(blob_path(blob.descriptor.digest), compressed.size));
   return blob;
 }

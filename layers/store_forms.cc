@@ -132,33 +132,45 @@ std::string Store::Impl::find_snapshot(std::span<const LayerId> stack, size_t at
   return exists(own) ? own : std::string();
 }
 
+Result<Store::Impl::Unpacked> Store::Impl::unpack_into(const std::string& directory, const LayerId& id, const LayerMeta& known, const SnapshotWriter::ViewBelow& below,
+                                                       oci::BlobSource* remote) {
+  ASSIGN_OR_RETURN(const UniqueFd root, open_directory(AT_FDCWD, directory));
+  ASSIGN_OR_RETURN(auto tar, open_tar(id, known, remote, true));
+  HashingSource hashed(read_ahead(std::move(tar)));
+  TarReader reader(hashed);
+  SnapshotWriter writer(root.get(), below);
+  const auto write_all_entries = [&]() -> Result<void> {
+    while (true) {
+      ASSIGN_OR_RETURN(const std::optional<Entry> entry, reader.next());
+      if (!entry) return writer.finish();
+      RETURN_IF_ERROR(writer.add(*entry, &reader.content()));
+    }
+  };
+  auto written = write_all_entries();
+  // Wrong bytes may look like any kind of broken tar; that they are wrong is the better word for it.
+  if (!written && written.error().kind() != ErrorKind::kCorrupt) return std::move(written).error();
+  FunctionSink nowhere([](std::span<const std::byte>) -> Result<void> { return {}; });
+  RETURN_IF_ERROR(copy_stream(hashed, nowhere));
+  const StreamSummary& summary = hashed.summary();
+  if (known.diff_id && oci::DiffId::from_bytes(summary.sha256) != *known.diff_id) {
+    return Error(ErrorKind::kCorrupt, fmt::format("layer {} is damaged: its uncompressed bytes have the digest {}", known.diff_id->text(), oci::DiffId::from_bytes(summary.sha256).text()));
+  }
+  RETURN_IF_ERROR(std::move(written));
+  return Unpacked{summary.size, writer.used_implicit_parents(), writer.implicit_directories()};
+}
+
 Result<std::string> Store::Impl::unpack(std::span<const LayerId> stack, size_t at, const SnapshotWriter::ViewBelow& below, oci::BlobSource* remote) {
   const LayerId& id = stack[at];
   const auto slot = flights.enter("forms " + id.value);
   if (std::string made = find_snapshot(stack, at); !made.empty()) return made;
   ASSIGN_OR_RETURN(const LayerMeta known, meta(id));
+  RETURN_IF_ERROR(make_room(known.tar_size.value_or(0), false));
   ASSIGN_OR_RETURN(PendingLayer pending, self->begin_layer());
-  ASSIGN_OR_RETURN(const UniqueFd root, open_directory(AT_FDCWD, pending.fs()));
-  ASSIGN_OR_RETURN(auto tar, open_tar(id, known, remote, true));
-  HashingSource hashed(read_ahead(std::move(tar)));
-  TarReader reader(hashed);
-  SnapshotWriter writer(root.get(), below);
-  while (true) {
-    ASSIGN_OR_RETURN(const std::optional<Entry> entry, reader.next());
-    if (!entry) break;
-    RETURN_IF_ERROR(writer.add(*entry, &reader.content()));
-  }
-  FunctionSink nowhere([](std::span<const std::byte>) -> Result<void> { return {}; });
-  RETURN_IF_ERROR(copy_stream(hashed, nowhere));
-  RETURN_IF_ERROR(writer.finish());
-  const StreamSummary& summary = hashed.summary();
-  if (known.diff_id && oci::DiffId::from_bytes(summary.sha256) != *known.diff_id) {
-    return Error(ErrorKind::kCorrupt, fmt::format("layer {} is damaged: its uncompressed bytes have the digest {}", known.diff_id->text(), oci::DiffId::from_bytes(summary.sha256).text()));
-  }
+  ASSIGN_OR_RETURN(const Unpacked unpacked, unpack_into(pending.fs(), id, known, below, remote));
   if (!known.tar_size) {
-    RETURN_IF_ERROR(update_meta(id, [&](LayerMeta& m) { m.tar_size = summary.size; }));
+    RETURN_IF_ERROR(update_meta(id, [&](LayerMeta& m) { m.tar_size = unpacked.tar_size; }));
   }
-  const std::string place = layer_path(id) + "/" + (writer.used_implicit_parents() && at > 0 ? chain_name(stack, at) : "fs");
+  const std::string place = layer_path(id) + "/" + (unpacked.implicit_parents && at > 0 ? chain_name(stack, at) : "fs");
   if (::rename(pending.fs().c_str(), place.c_str()) != 0 && errno != ENOTEMPTY && errno != EEXIST) {
     return system_error(errno, "rename", place);
   }

@@ -3,20 +3,18 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <set>
 #include <utility>
 
 #include "base/text.h"
+#include "layers/internal/needed.h"
 #include "layers/internal/store_impl.h"
 
 namespace lamina::layers {
 
 namespace {
-
-Result<std::vector<std::string>> names_in(const std::string& path) {
-  ASSIGN_OR_RETURN(const UniqueFd directory, open_directory(AT_FDCWD, path));
-  return list_directory(directory.get());
-}
 
 // Of a small file that a killed program did not finish (write_file_atomically); prune removes it.
 bool is_leftover(const std::string& name) { return name.starts_with(".tmp."); }
@@ -110,17 +108,15 @@ class Fsck {
     return {};
   }
 
-  // The files of a layer that was built here give its DiffId again. Those of a pulled one do not: they are compared
-  // by unpacking it once more when something is in doubt, and are only told from nothing here.
+  // The files of a layer that was built here give its DiffId again. Those of a pulled one do not, since its tar is
+  // somebody else's: they are compared with what its bytes give once more.
   Result<void> snapshot(const LayerId& id, const LayerMeta& meta) {
     const std::string path = impl_.layer_path(id);
     const bool files = exists(path + "/fs");
     const bool tar = meta.diff_id && impl_.blob_exists(meta.diff_id->as_uncompressed_digest());
     bool blob = false;
     // A pulled layer's bytes may be fetched again. Those of a built one may be nowhere else, whoever took them over.
-    for (const LayerBlob& b : meta.blobs) {
-      if (!b.diff_id) blob = blob || (meta.pulled && b.pulled) || impl_.blob_exists(b.descriptor.digest);
-    }
+    for (const LayerBlob& b : meta.blobs) blob = blob || (!b.diff_id && impl_.blob_exists(b.descriptor.digest));
     if (files && !meta.pulled && meta.diff_id) {
       HashingWriter hash(-1);
       const auto written = impl_.write_tar(id, meta, hash, nullptr);
@@ -139,8 +135,83 @@ class Fsck {
         return quarantine(path, std::move(what));
       }
     }
+    if (meta.pulled) return pulled_files(id, meta);
     if (!files && !tar && !blob) return quarantine(path, fmt::format("layer {} has neither files nor bytes", id.value));
     return {};
+  }
+
+  // A pulled layer without files or bytes is none of the worse: they are fetched when they are needed. Files that were
+  // unpacked for one stack (chain-*) depend on what is below, and on bytes that are gone nothing can be said.
+  Result<void> pulled_files(const LayerId& id, const LayerMeta& meta) {
+    const std::string path = impl_.layer_path(id);
+    ASSIGN_OR_RETURN(const auto names, names_in(path));
+    bool apart = std::any_of(names.begin(), names.end(), [](const std::string& name) { return name.starts_with("chain-"); });
+    const bool here = (meta.diff_id && impl_.blob_exists(meta.diff_id->as_uncompressed_digest())) ||
+                      std::any_of(meta.blobs.begin(), meta.blobs.end(), [&](const LayerBlob& b) { return !b.diff_id && impl_.blob_exists(b.descriptor.digest); });
+    if (exists(path + "/fs")) {
+      if (here) {
+        ASSIGN_OR_RETURN(const std::string difference, difference_from_bytes(id, meta));
+        if (!difference.empty()) {
+          if (repair_) {
+            RETURN_IF_ERROR(remove_blocks());
+            RETURN_IF_ERROR(remove_children(path, "chain-"));
+          }
+          return remove(path + "/fs", fmt::format("the files of layer {} are not those of its bytes: {}", id.value, difference), "removed: they are unpacked again when they are needed");
+        }
+      }
+      apart = apart || !here;
+    }
+    if (apart) ++report_.unverified;
+    return {};
+  }
+
+  // What differs between the files of a pulled layer and those of its tar, unpacked once more; "" when nothing does.
+  Result<std::string> difference_from_bytes(const LayerId& id, const LayerMeta& meta) {
+    ASSIGN_OR_RETURN(const PendingLayer again, impl_.self->begin_layer());
+    const auto nothing_below = []() -> Result<std::shared_ptr<const RootfsView>> {
+      ASSIGN_OR_RETURN(std::shared_ptr<RootfsView> view, RootfsView::open({}));
+      return std::shared_ptr<const RootfsView>(std::move(view));
+    };
+    const auto unpacked = impl_.unpack_into(again.fs(), id, meta, nothing_below, nullptr);
+    if (!unpacked) return fmt::format("the bytes cannot be unpacked: {}", unpacked.error().message());
+    report_.bytes += unpacked->tar_size;
+    ASSIGN_OR_RETURN(const auto theirs, SnapshotReader::open(again.fs(), true));
+    ASSIGN_OR_RETURN(const auto ours, SnapshotReader::open(impl_.layer_path(id) + "/fs", true));
+    const std::set<std::string> timeless(unpacked->implicit_directories.begin(), unpacked->implicit_directories.end());
+    while (true) {
+      ASSIGN_OR_RETURN(const std::optional<Entry> should, theirs->next());
+      auto is = ours->next();
+      if (!is) return "it cannot be read: " + is.error().message();
+      if (!should && !*is) return std::string();
+      if (!should || !*is || should->path != (*is)->path) {
+        const bool more = !should || (*is && path_less((*is)->path, should->path));
+        return printable(more ? (*is)->path : should->path) + (more ? " is no part of the layer" : " is missing");
+      }
+      const bool no_time = should->path.empty() || timeless.contains(should->path);
+      ASSIGN_OR_RETURN(const bool same, same_entry(*should, **is, no_time));
+      if (!same) return (should->path.empty() ? "the root directory" : printable(should->path)) + std::string(" was changed");
+    }
+  }
+
+  static Result<bool> same_entry(const Entry& a, const Entry& b, bool no_time) {
+    const bool same = a.type == b.type && a.mode == b.mode && a.uid == b.uid && a.gid == b.gid && (no_time || a.mtime == b.mtime) && a.size == b.size && a.link_target == b.link_target &&
+                      a.dev_major == b.dev_major && a.dev_minor == b.dev_minor && a.xattrs == b.xattrs;
+    if (!same || a.type != EntryType::kFile || a.size == 0) return same;
+    ASSIGN_OR_RETURN(UniqueFd one, a.opener->open_file(a.source_path));
+    ASSIGN_OR_RETURN(UniqueFd two, b.opener->open_file(b.source_path));
+    std::vector<std::byte> block_one(kCopyBufferSize), block_two(kCopyBufferSize);
+    FdSource first(std::move(one)), second(std::move(two));
+    while (true) {
+      ASSIGN_OR_RETURN(const size_t n, first.read(block_one));
+      size_t m = 0;
+      while (m < std::max<size_t>(n, 1)) {
+        ASSIGN_OR_RETURN(const size_t got, second.read(std::span(block_two).subspan(m, std::max<size_t>(n, 1) - m)));
+        if (got == 0) break;
+        m += got;
+      }
+      if (n != m || !std::equal(block_one.begin(), block_one.begin() + static_cast<ptrdiff_t>(n), block_two.begin())) return false;
+      if (n == 0) return true;
+    }
   }
 
   Result<void> remove_children(const std::string& directory, std::string_view prefix) {

@@ -9,6 +9,7 @@
 #include "base/scope_exit.h"
 #include "base/stoppable.h"
 #include "layers/internal/indexed_blob.h"
+#include "layers/internal/needed.h"
 #include "layers/internal/store_impl.h"
 #include "layers/internal/tar_stream.h"
 #include "layers/snapshot.h"
@@ -40,6 +41,7 @@ Result<LayerMeta> Store::Impl::meta(const LayerId& id) {
     auto known = metas.lock();
     if (const auto it = known->find(id); it != known->end()) return it->second;
   }
+  RETURN_IF_ERROR(scratch.hold("layer " + id.value));
   auto found = read_meta(id);
   if (found && found->boot_id != boot_id) {
     const auto slot = flights.enter("verify " + id.value);
@@ -140,6 +142,8 @@ Result<void> Store::Impl::drop_layer(const LayerId& id) {
 
 Result<void> Store::Impl::link_diff(const oci::DiffId& diff_id, const LayerId& id) {
   const std::string link = diff_path(diff_id);
+  // Whoever removes a layer removes the link to it, and must not meet a new one.
+  ASSIGN_OR_RETURN(const FileLock gate, scratch.keep_others_from_removing());
   if (::symlink(id.value.c_str(), link.c_str()) == 0) return {};
   if (errno != EEXIST) return system_error(errno, "symlink", link);
   if (self->find_layer(diff_id)) return {};
@@ -149,13 +153,17 @@ Result<void> Store::Impl::link_diff(const oci::DiffId& diff_id, const LayerId& i
   return {};
 }
 
-std::optional<LayerId> Store::find_layer(const oci::DiffId& diff_id) {
+LayerId Store::Impl::linked_layer(const oci::DiffId& diff_id) const {
   std::string target(256, '\0');
-  const ssize_t size = ::readlink(impl_->diff_path(diff_id).c_str(), target.data(), target.size());
-  if (size <= 0) return std::nullopt;
+  const ssize_t size = ::readlink(diff_path(diff_id).c_str(), target.data(), target.size());
+  if (size <= 0) return {};
   target.resize(static_cast<size_t>(size));
-  LayerId id{target};
-  if (target.find('/') != std::string::npos || !impl_->meta(id)) return std::nullopt;
+  return target.find('/') == std::string::npos ? LayerId{std::move(target)} : LayerId{};
+}
+
+std::optional<LayerId> Store::find_layer(const oci::DiffId& diff_id) {
+  LayerId id = impl_->linked_layer(diff_id);
+  if (id.empty() || !impl_->meta(id)) return std::nullopt;
   return id;
 }
 
@@ -199,7 +207,12 @@ Result<PendingLayer> Store::begin_layer() {
 
 Result<LayerId> Store::Impl::publish_layer(PendingLayer layer, LayerMeta fresh) {
   const LayerId id{temporary_name("b")};
-  scratch.discard(layer.work());
+  // What was beside the files while they were made: overlayfs's work directory, mount points of a RUN.
+  ASSIGN_OR_RETURN(const std::vector<std::string> beside, names_in(layer.dir_.path()));
+  for (const std::string& name : beside) {
+    if (name != "fs" && ::rmdir((layer.dir_.path() + "/" + name).c_str()) != 0) scratch.discard(layer.dir_.path() + "/" + name);
+  }
+  RETURN_IF_ERROR(scratch.hold("layer " + id.value));
   fresh.boot_id = boot_id;
   RETURN_IF_ERROR(write_file_atomically(AT_FDCWD, layer.dir_.path() + "/meta", fresh.to_json(), Durability::kNone, 0600));
   if (::rename(layer.dir_.path().c_str(), layer_path(id).c_str()) != 0) return system_error(errno, "rename", layer_path(id));
@@ -216,6 +229,9 @@ Result<LayerId> Store::seal(PendingLayer layer, const SealOptions& options) {
 }
 
 Result<LayerId> Store::add_entries(EntryList entries, const SealOptions& options, LayerForm form, ThreadPool* pool) {
+  uint64_t bytes = 0;
+  for (const Entry& entry : entries) bytes += entry.size;
+  RETURN_IF_ERROR(impl_->make_room(bytes, false));
   ASSIGN_OR_RETURN(PendingLayer layer, begin_layer());
   LayerMeta meta;
   meta.clamp_mtime = options.clamp_mtime;
@@ -241,6 +257,7 @@ Result<LayerId> Store::add_entries(EntryList entries, const SealOptions& options
   ASSIGN_OR_RETURN(const StreamSummary summary, hash.finish());
   meta.diff_id = oci::DiffId::from_bytes(summary.sha256);
   meta.tar_size = summary.size;
+  RETURN_IF_ERROR(impl_->scratch.hold("blob " + meta.diff_id->hex()));
   RETURN_IF_ERROR(file.publish(impl_->blob_path(meta.diff_id->as_uncompressed_digest()), summary.size));
   if (const auto same = find_layer(*meta.diff_id)) return *same;
   impl_->scratch.discard(layer.fs());
@@ -248,6 +265,9 @@ Result<LayerId> Store::add_entries(EntryList entries, const SealOptions& options
 }
 
 Result<LayerId> Store::add_entries_compressed(EntryList entries, const SealOptions& options, const CompressionOptions& compression, ByteSink* copy, ThreadPool& pool) {
+  uint64_t bytes = 0;
+  for (const Entry& entry : entries) bytes += entry.size;
+  RETURN_IF_ERROR(impl_->make_room(bytes, false));
   ASSIGN_OR_RETURN(PendingLayer layer, begin_layer());
   ASSIGN_OR_RETURN(ScratchFile file, ScratchFile::create(impl_->scratch));
   HashingWriter kept(file.fd());
@@ -270,6 +290,7 @@ Result<LayerId> Store::add_entries_compressed(EntryList entries, const SealOptio
   descriptor.media_type = oci::oci_layer_type(compression.type);
   descriptor.digest = oci::Digest::from_bytes(blob.sha256);
   descriptor.size = blob.size;
+  RETURN_IF_ERROR(impl_->scratch.hold("blob " + descriptor.digest.hex()));
   RETURN_IF_ERROR(file.publish(impl_->blob_path(descriptor.digest), blob.size));
   const LayerBlob made{descriptor, false, compression.level, {}, {}};
   if (const auto same = find_layer(*meta.diff_id)) {

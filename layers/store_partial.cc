@@ -190,7 +190,9 @@ class KeepingSource : public ByteSource {
 
 Result<std::unique_ptr<ByteSource>> Store::open_and_keep(const oci::Descriptor& blob, oci::BlobSource& remote) {
   std::optional<PartialBlob> partial;
+  RETURN_IF_ERROR(impl_->scratch.hold("blob " + blob.digest.hex()));
   if (blob.size >= kWorthKeeping) {
+    RETURN_IF_ERROR(impl_->make_room(blob.size, true));
     ASSIGN_OR_RETURN(partial, PartialBlob::open(impl_->path + "/partial", impl_->boot_id, blob));
   }
   if (!partial) {

@@ -31,16 +31,37 @@ class Scratch {
   // Takes a file or directory of this store out of sight and removes it while the caller goes on: freeing its blocks
   // may have to wait for the disk. All is gone when this object is. Any thread.
   void discard(const std::string& path);
+  // Waits until all that was discarded is gone.
+  void settle();
   // Removes what dead processes left. Errors are ignored: it is housekeeping.
   void remove_leftovers() const;
 
+  // --- leases (store_leases.cc) ---
+  // Says that this process uses a layer or a blob ("layer b.12", "blob 9f86…") until it ends: nobody removes it to make
+  // room. Hold first, then look whether it is there. Any thread.
+  Result<void> hold(const std::string& name);
+  // Nobody makes room while the result lives. Any thread.
+  Result<FileLock> keep_others_from_removing() const;
+  // Nobody takes a lease while the result lives; then held() is complete.
+  Result<FileLock> keep_others_from_holding() const;
+  // What living processes hold, this one too.
+  Result<std::set<std::string>> held() const;
+
  private:
+  // The lock file, in which the leases are written. REQUIRES: mutex_ is held.
+  Result<void> make_lock();
+
   const std::string tmp_;
   std::mutex mutex_;
   std::string directory_;
+  bool made_ = false;  // the directory
   UniqueFd lock_;
+  std::set<std::string> held_;
+  UniqueFd gate_;
   std::unique_ptr<ThreadPool> remover_;  // made when first asked for
 };
+
+class SpaceKeeper;
 
 // An open file in the scratch directory that is removed unless it is published.
 class ScratchFile {
@@ -84,6 +105,8 @@ struct Store::Impl {
   Result<LayerId> publish_layer(PendingLayer layer, LayerMeta meta);
   // Makes diffs/<diff id> point at the layer unless it points at a sound one already.
   Result<void> link_diff(const oci::DiffId& diff_id, const LayerId& id);
+  // What diffs/<diff id> says, whatever it is worth; empty when there is none.
+  LayerId linked_layer(const oci::DiffId& diff_id) const;
   Result<void> drop_layer(const LayerId& id);
 
   // --- forms (store_forms.cc) ---
@@ -92,6 +115,13 @@ struct Store::Impl {
   // A stack of fewer snapshots that shows the same files (store_merge.cc).
   Result<std::vector<std::string>> shallow(std::span<const LayerId> stack, std::vector<std::string> snapshots);
   Result<std::string> block_of(std::span<const LayerId> layers, std::span<const std::string> snapshots);
+  // Unpacks a layer's tar into an empty directory, and compares its bytes with the DiffId.
+  struct Unpacked {
+    uint64_t tar_size = 0;
+    bool implicit_parents = false;  // the files depend on what is below
+    std::vector<std::string> implicit_directories;
+  };
+  Result<Unpacked> unpack_into(const std::string& directory, const LayerId& id, const LayerMeta& known, const SnapshotWriter::ViewBelow& below, oci::BlobSource* remote);
   Result<std::string> unpack(std::span<const LayerId> stack, size_t at, const SnapshotWriter::ViewBelow& below, oci::BlobSource* remote);
   Result<std::unique_ptr<ByteSource>> open_tar(const LayerId& id, const LayerMeta& meta, oci::BlobSource* remote, bool keep);
   Result<std::unique_ptr<ByteSource>> find_tar(const LayerId& id, const LayerMeta& meta, oci::BlobSource* remote, bool keep);
@@ -106,7 +136,10 @@ struct Store::Impl {
   Result<LayerBlob> compress_plain(const LayerId& id, const LayerMeta& known, const CompressionOptions& options, ThreadPool& pool);
   Result<std::optional<LayerBlob>> compress_indexed(const LayerId& id, const LayerMeta& known, const CompressionOptions& options, ThreadPool& pool);
 
-  // --- housekeeping (store_prune.cc, store_fsck.cc) ---
+  // --- housekeeping (store_prune.cc, store_fsck.cc, store_space.cc) ---
+  // Room for what is about to be written, when the store has a limit; see Store::limit_space. `exact`: so much will be
+  // written, and an error is better now.
+  Result<void> make_room(uint64_t bytes, bool exact);
   Result<uint64_t> sweep(const PruneOptions& options, const LayersOfRecord& layers_of_record);
   Result<uint64_t> sweep_records(const PruneOptions& options, const LayersOfRecord& layers_of_record, const std::function<void(const LayerId&)>& mark,
                                  const std::function<uint64_t(const std::vector<LayerId>&)>& used);
@@ -133,6 +166,7 @@ struct Store::Impl {
   // What was seen on the disk is there as long as the lock is held: layers with a snapshot of their own, and blocks.
   Guarded<std::set<LayerId>> with_snapshot;
   Guarded<std::set<std::string>> known_blocks;
+  std::shared_ptr<SpaceKeeper> keeper;  // of a store with a limit; set and taken away while nothing else goes on
   Store* self = nullptr;
 };
 
