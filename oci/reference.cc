@@ -157,6 +157,12 @@ Reference Reference::with_digest(Digest digest) const {
   return r;
 }
 
+Reference Reference::by_digest(Digest digest) const {
+  Reference r = with_digest(std::move(digest));
+  r.tag_.reset();
+  return r;
+}
+
 bool Reference::is_loopback() const {
   std::string host = registry_;
   if (!host.empty() && host[0] == '[') {

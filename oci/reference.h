@@ -35,6 +35,7 @@ class Reference {
 
   Reference with_tag(std::string tag) const;
   Reference with_digest(Digest digest) const;  // the tag stays
+  Reference by_digest(Digest digest) const;    // instead of a tag
 
   // A registry on loopback (127.0.0.0/8, [::1], localhost) may be spoken to without TLS.
   bool is_loopback() const;
