@@ -55,6 +55,36 @@ std::string caret_line(std::string_view line, const SourceRange& range) {
   return text;
 }
 
+// A very long line is shown around its range.
+struct Excerpt {
+  std::string line;
+  SourceRange range;
+};
+
+Excerpt excerpt_of(const std::string& line, const SourceRange& range) {
+  constexpr size_t kWidth = 160, kBefore = 60;  // bytes
+  constexpr std::string_view kMore = "…";
+  if (line.size() <= kWidth) return {line, range};
+  const size_t begin = std::min<size_t>(range.column == 0 ? 0 : range.column - 1, line.size());
+  size_t from = std::min(begin > kBefore ? begin - kBefore : 0, line.size() - kWidth);
+  size_t to = from + kWidth;
+  while (from > 0 && is_continuation(line[from])) --from;
+  while (to < line.size() && is_continuation(line[to])) ++to;
+  Excerpt excerpt{line.substr(from, to - from), range};
+  const size_t added = from > 0 ? kMore.size() : 0;
+  const auto shifted = [&](uint32_t column) { return column == 0 ? column : static_cast<uint32_t>(std::clamp<size_t>(column - 1, from, to) - from + added + 1); };
+  excerpt.range.column = shifted(range.column);
+  excerpt.range.end_column = shifted(range.end_column);
+  // What goes on in later lines is marked to the end of the first.
+  if (range.end_line > range.line) {
+    excerpt.range.end_line = range.line;
+    excerpt.range.end_column = static_cast<uint32_t>(to - from + added + 1);
+  }
+  if (added > 0) excerpt.line.insert(0, kMore);
+  if (to < line.size()) excerpt.line += kMore;
+  return excerpt;
+}
+
 std::string place_of(const Diagnostic& d) {
   std::string place = printable(d.file);
   if (d.range.valid()) {
@@ -92,8 +122,9 @@ std::string Diagnostic::render() const {
       fmt::format("{}{}: {}", place_of(*this), name_of(severity), printable(message));
   if (!rule.empty()) text += fmt::format(" [{}]", rule);
   if (range.valid() && !line_text.empty()) {
-    text += fmt::format("\n{:>5} | {}", range.line, shown(line_text));
-    if (range.column != 0) text += fmt::format("\n{:>5} | {}", "", caret_line(line_text, range));
+    const Excerpt excerpt = excerpt_of(line_text, range);
+    text += fmt::format("\n{:>5} | {}", range.line, shown(excerpt.line));
+    if (range.column != 0) text += fmt::format("\n{:>5} | {}", "", caret_line(excerpt.line, excerpt.range));
   }
   for (const std::string& note : notes) text += "\nnote: " + printable(note);
   return text;

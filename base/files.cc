@@ -201,6 +201,9 @@ Result<void> write_output_file(const std::string& path, const std::function<Resu
   const std::string temporary = target + "." + temporary_name("part");
   ScopeExit remove_temporary([&] { ::unlink(temporary.c_str()); });
   RETURN_IF_ERROR(write_into(temporary, O_CREAT | O_EXCL));
+  // What takes the place of a file belongs to whom that did, as far as we may say so.
+  if (exists && ::chown(temporary.c_str(), st.st_uid, st.st_gid) != 0 && errno != EPERM) return system_error(errno, "chown", temporary);
+  if (exists && ::chmod(temporary.c_str(), st.st_mode & 07777) != 0) return system_error(errno, "chmod", temporary);
   if (::rename(temporary.c_str(), target.c_str()) != 0) return system_error(errno, "rename", target);
   remove_temporary.dismiss();
   return {};

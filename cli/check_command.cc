@@ -4,6 +4,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <cstdlib>
 
 #include "base/diff.h"
@@ -58,21 +59,13 @@ int status_of(const builder::CheckReport& report) {
   return report.warnings_are_errors && !report.diagnostics.empty() ? 2 : 0;
 }
 
-// Writes beside the file and renames, so that it is never half written; mode and owner stay.
+// The user's own file: on the disk before the old one goes.
 Result<void> replace_file(const std::string& path, const std::string& text) {
-  const std::unique_ptr<char, decltype(&std::free)> real(::realpath(path.c_str(), nullptr), &std::free);  // a link stays a link
-  if (!real) return system_error(errno, "realpath", path);
-  struct stat st {};
-  if (::stat(real.get(), &st) != 0) return system_error(errno, "stat", path);
-  const std::string temporary = temporary_name(real.get());
-  ASSIGN_OR_RETURN(UniqueFd fd, open_at(AT_FDCWD, temporary, O_WRONLY | O_CREAT | O_EXCL, 0600));
-  auto written = write_all(fd.get(), text);
-  if (written && ::fchown(fd.get(), st.st_uid, st.st_gid) != 0 && errno != EPERM) written = system_error(errno, "fchown", path);
-  if (written && ::fchmod(fd.get(), st.st_mode & 07777) != 0) written = system_error(errno, "fchmod", path);
-  if (written && ::fsync(fd.get()) != 0) written = system_error(errno, "fsync", path);
-  if (written && ::rename(temporary.c_str(), real.get()) != 0) written = system_error(errno, "rename", path);
-  if (!written) ::unlink(temporary.c_str());
-  return written;
+  return write_output_file(path, [&](int fd) -> Result<void> {
+    RETURN_IF_ERROR(write_all(fd, text));
+    if (::fsync(fd) != 0) return system_error(errno, "fsync", path);
+    return {};
+  });
 }
 
 // Applies the mends, shows the difference, and gives the report of what is left.
