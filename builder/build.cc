@@ -18,6 +18,7 @@
 #include "builder/epoch.h"
 #include "builder/internal/early_push.h"
 #include "builder/internal/emulation.h"
+#include "builder/internal/output_plan.h"
 #include "builder/outputs.h"
 #include "builder/scheduler.h"
 #include "net/url.h"
@@ -65,6 +66,13 @@ registry::ClientOptions client_options(const BuildRequest& request, EventHub& ev
   return options;
 }
 
+// Why a build that does not fit into the store was stopped; shared with the thread that watches.
+struct SpaceTrouble {
+  explicit SpaceTrouble(std::stop_source source) : stop(std::move(source)) {}
+  std::stop_source stop;
+  Guarded<std::optional<Error>> error;
+};
+
 // One build: the parts that live as long as it does.
 class Build {
  public:
@@ -90,34 +98,32 @@ class Build {
   Result<LoadedDockerfile> load();
   Result<void> pass_checks(const LoadedDockerfile& loaded, const oci::Platform& platform);
   oci::Platform first_platform() const { return request_.platforms.empty() ? oci::Platform::host() : request_.platforms.front(); }
-  Result<void> parse_names();
   Result<Plan> plan(const LoadedDockerfile& loaded, const oci::Platform& platform);
   Result<oci::Image> build_platform(const Plan& plan, BuildResult& result);
   Result<std::vector<Plan>> plan_all(const LoadedDockerfile& loaded);
-  Result<void> check_outputs() const;
+  Result<void> check_outputs();
   bool indexed() const;
   Result<void> execute(const Plan& plan, Executor& executor, BuildResult& result);
   Result<void> tag(const std::vector<PlatformImage>& images, BuildResult& result);
   Result<void> send_out(const std::vector<PlatformImage>& images, BuildResult& result);
-  Result<oci::Descriptor> push_index(const std::vector<PlatformImage>& images, const std::vector<oci::Reference>& names, const layers::CompressionOptions& compression);
-  bool wants_blobs() const;
-  bool pushes_docker_types() const;
+  Result<oci::Descriptor> push_index(const std::vector<PlatformImage>& images, const internal::PushPlan& push);
   // Steps of the platform being built are announced in order, so that their ids follow each other.
   int vertex_of_step(const Step& step) const { return first_vertex_ + step.id; }
-  layers::CompressionOptions push_compression() const;
-  Error cancelled_or(Error error) const;
+  std::optional<layers::CompressionOptions> early_compression() const;
+  Result<void> limit_space();
+  Error cancelled_or(Error error);
 
   layers::Store& store_;
   BuildRequest request_;
   EventHub events_;
   std::stop_source stop_;
+  std::shared_ptr<SpaceTrouble> space_ = std::make_shared<SpaceTrouble>(stop_);
   std::stop_callback<std::function<void()>> on_stop_;
   Guarded<std::set<std::string>> lookups_;
   registry::Client client_;
   ImageResolver resolver_;
   BuildSources sources_;
-  std::vector<oci::Reference> tags_;
-  std::vector<oci::Reference> push_names_;
+  internal::OutputPlan outputs_;
   std::optional<internal::EarlyPush> early_push_;  // to the first repository that is pushed to
   std::set<std::string> told_;  // warnings of the checks
   int first_vertex_ = 0;
@@ -128,58 +134,21 @@ class Build {
   ThreadPool background_{2};
 };
 
-Error Build::cancelled_or(Error error) const {
+Result<void> Build::limit_space() {
+  if (!request_.max_used_space) return {};
+  const auto exceeded = [space = space_](Error error) {
+    *space->error.lock() = std::move(error);
+    space->stop.request_stop();
+  };
+  return store_.limit_space({*request_.max_used_space, layers_of_record, exceeded});
+}
+
+Error Build::cancelled_or(Error error) {
+  if (error.kind() == ErrorKind::kCancelled) {
+    if (auto trouble = space_->error.lock(); *trouble) return **trouble;
+  }
   if (error.kind() == ErrorKind::kCancelled) return Error(ErrorKind::kCancelled, "interrupted");
   return error;
-}
-
-Result<void> Build::parse_names() {
-  for (const std::string& text : request_.tags) {
-    ASSIGN_OR_RETURN(oci::Reference reference, oci::Reference::parse(text));
-    if (reference.digest()) return Error(ErrorKind::kInvalidInput, fmt::format("the name {} for -t must not have a digest", text));
-    tags_.push_back(std::move(reference));
-  }
-  std::set<std::string> push;
-  const auto add_push = [&](const oci::Reference& r) {
-    if (push.insert(r.canonical()).second) push_names_.push_back(r);
-  };
-  if (request_.push) {
-    if (tags_.empty()) return Error(ErrorKind::kInvalidInput, "--push needs a name: give it with -t");
-    for (const oci::Reference& r : tags_) add_push(r);
-  }
-  for (const OutputSpec& output : request_.outputs) {
-    const bool pushes = output.type == OutputSpec::Type::kRegistry || (output.type == OutputSpec::Type::kImage && output.push);
-    std::vector<oci::Reference> names = output.names.empty() ? tags_ : std::vector<oci::Reference>();
-    for (const std::string& text : output.names) {
-      ASSIGN_OR_RETURN(oci::Reference reference, oci::Reference::parse(text));
-      if (output.type == OutputSpec::Type::kImage) tags_.push_back(reference);
-      names.push_back(std::move(reference));
-    }
-    if (pushes && names.empty()) return Error(ErrorKind::kInvalidInput, "an output that pushes needs a name: give it with -t or name=");
-    for (const oci::Reference& r : names) {
-      if (pushes) add_push(r);
-    }
-  }
-  return {};
-}
-
-bool Build::wants_blobs() const {
-  return !push_names_.empty() || std::any_of(request_.outputs.begin(), request_.outputs.end(), [](const OutputSpec& o) {
-    return o.type == OutputSpec::Type::kOci && o.compression.type != oci::Compression::kNone;
-  });
-}
-
-layers::CompressionOptions Build::push_compression() const {
-  for (const OutputSpec& o : request_.outputs) {
-    if (o.type == OutputSpec::Type::kRegistry || o.type == OutputSpec::Type::kImage || o.type == OutputSpec::Type::kOci) return o.compression;
-  }
-  return {};
-}
-
-bool Build::pushes_docker_types() const {
-  return std::any_of(request_.outputs.begin(), request_.outputs.end(), [](const OutputSpec& o) {
-    return o.docker_types && (o.type == OutputSpec::Type::kRegistry || o.type == OutputSpec::Type::kImage);
-  });
 }
 
 // Tells what the checks find; what was told for one platform is not told again for another. All errors of the file come
@@ -230,7 +199,6 @@ Result<void> Build::execute(const Plan& plan, Executor& executor, BuildResult& r
   const std::vector<int> target_chain = plan.chain(plan.target);
   const std::set<int> in_target(target_chain.begin(), target_chain.end());
   SchedulerEvents events;
-  const layers::CompressionOptions compression = push_compression();
   events.started = [&](const Step& step) { events_.started(vertex_of_step(step)); };
   events.finished = [&](const Step& step, const Outcome& outcome) {
     ++result.steps;
@@ -239,17 +207,19 @@ Result<void> Build::execute(const Plan& plan, Executor& executor, BuildResult& r
     const layers::LayerId layer = outcome.record.layer;
     if (layer.empty() || request_.squash || !in_target.contains(step.id)) return;
     // What is known of a layer that was there is known; what is not is found out when the image is put together.
-    if (outcome.cached && !wants_blobs()) return;
-    compressing_.push_back(background_.submit([this, layer, compression] {
+    if (outcome.cached && outputs_.compressions.empty()) return;
+    compressing_.push_back(background_.submit([this, layer] {
       if (stop_.stop_requested()) return;
       const TraceSpan span("layers", "digest and compress " + layer.value);
-      if (!wants_blobs()) {
+      if (outputs_.compressions.empty()) {
         ignore_error(store_.diff_id(layer), "asked for again, and reported, when the image is put together");
         return;
       }
       // Gives the digest too.
-      const auto blob = store_.blob(layer, compression, pool_);
-      if (blob && early_push_) early_push_->send(layer, blob->descriptor);
+      for (const layers::CompressionOptions& options : outputs_.compressions) {
+        const auto blob = store_.blob(layer, options, pool_);
+        if (blob && early_push_ && options == outputs_.pushes.front().compression) early_push_->send(layer, blob->descriptor);
+      }
     }));
   };
   events.failed = [&](const Step& step, const Error& error) {
@@ -267,12 +237,20 @@ bool Build::indexed() const {
   });
 }
 
+// What a layer is compressed to while it is made; the other kinds are made from that.
+std::optional<layers::CompressionOptions> Build::early_compression() const {
+  if (early_push_) return outputs_.pushes.front().compression;
+  return outputs_.compressions.empty() ? std::nullopt : std::optional(outputs_.compressions.front());
+}
+
 // What would fail at the end is said at the beginning.
-Result<void> Build::check_outputs() const {
-  for (const OutputSpec& output : request_.outputs) {
-    if (output.type != OutputSpec::Type::kDocker || !indexed()) continue;
-    return Error(ErrorKind::kInvalidInput, "a docker archive holds an image for one platform")
-        .with_note("use --output type=oci, which holds an index, push it with --push, or give one --platform");
+Result<void> Build::check_outputs() {
+  ASSIGN_OR_RETURN(outputs_, internal::plan_outputs(request_, indexed()));
+  request_.rewrite_timestamp = outputs_.rewrite_timestamp;
+  RETURN_IF_ERROR(internal::check_destinations(request_));
+  for (const internal::WritePlan& write : outputs_.writes) {
+    const bool loads = write.output->type == OutputSpec::Type::kDocker && write.output->dest.empty();
+    if (loads) RETURN_IF_ERROR(find_daemon(*write.output, stop_.get_token()));
   }
   return {};
 }
@@ -298,7 +276,7 @@ Result<oci::Image> Build::build_platform(const Plan& made, BuildResult& result) 
                      [this](int step, OutputStream stream, std::string_view bytes) { events_.output(first_vertex_ + step, stream, bytes); },
                      [this](int step, const std::string& what, uint64_t done, uint64_t total) { events_.progress(first_vertex_ + step, what, done, total); },
                      [this](const std::string& text) { events_.warning(text); }, stop_.get_token(),
-                     wants_blobs() ? std::optional(push_compression()) : std::nullopt, early_push_ ? &*early_push_ : nullptr});
+                     early_compression(), early_push_ ? &*early_push_ : nullptr});
   RETURN_IF_ERROR(execute(made, executor, result));
   VertexScope vertex(events_, "exporting to image");
   std::optional<layers::LayerId> squashed;
@@ -321,54 +299,55 @@ Result<void> Build::tag(const std::vector<PlatformImage>& images, BuildResult& r
     result.image_id = top.digest;
     result.index = top;
   }
-  for (const oci::Reference& name : tags_) {
+  for (const oci::Reference& name : outputs_.tags) {
     RETURN_IF_ERROR(store_.set_image(name.canonical(), top));
     result.tagged.push_back(name);
   }
   return {};
 }
 
-Result<oci::Descriptor> Build::push_index(const std::vector<PlatformImage>& images, const std::vector<oci::Reference>& names, const layers::CompressionOptions& compression) {
+Result<oci::Descriptor> Build::push_index(const std::vector<PlatformImage>& images, const internal::PushPlan& push) {
   std::vector<PlatformImage> sent;
   std::set<std::string> repositories;
   for (const PlatformImage& member : images) {
-    ASSIGN_OR_RETURN(oci::Image compressed, compress_image(store_, member.image, compression, pool_));
-    if (pushes_docker_types()) {
+    ASSIGN_OR_RETURN(oci::Image compressed, compress_image(store_, member.image, push.compression, pool_));
+    if (push.docker_types) {
       ASSIGN_OR_RETURN(compressed, with_docker_types(store_, compressed));
     }
     std::vector<oci::Reference> by_digest;
-    for (const oci::Reference& name : names) {
+    for (const oci::Reference& name : push.names) {
       const oci::Digest& digest = compressed.descriptor.digest;
-      if (repositories.insert(digest.hex() + name.registry() + "/" + name.repository()).second) by_digest.push_back(name.with_digest(digest));
+      if (repositories.insert(digest.hex() + name.registry() + "/" + name.repository()).second) by_digest.push_back(name.by_digest(digest));
     }
     if (!by_digest.empty()) {
-      ASSIGN_OR_RETURN(const registry::PushReport report, push_to(store_, client_, member.image, by_digest, compression, pool_, events_, pushes_docker_types()));
+      ASSIGN_OR_RETURN(const registry::PushReport report, push_to(store_, client_, member.image, by_digest, {push.compression, push.docker_types}, pool_, events_));
     }
     sent.push_back({member.platform, std::move(compressed)});
   }
-  const registry::ExportIndex index = make_index(sent, request_, pushes_docker_types());
+  const registry::ExportIndex index = make_index(sent, request_, push.docker_types);
   oci::Descriptor last;
-  for (const oci::Reference& name : names) {
-    ASSIGN_OR_RETURN(last, client_.push_manifest(name, index.descriptor.media_type, index.json));
+  for (const oci::Reference& name : push.names) {
+    ASSIGN_OR_RETURN(last, client_.push_manifest(push.by_digest ? name.by_digest(index.descriptor.digest) : name, index.descriptor.media_type, index.json));
   }
   return last;
 }
 
 Result<void> Build::send_out(const std::vector<PlatformImage>& images, BuildResult& result) {
-  if (!push_names_.empty()) {
-    // Nothing is sent twice at the same time.
-    for (std::future<void>& work : compressing_) work.wait();
-    const layers::CompressionOptions compression = push_compression();
-    if (!indexed()) {
-      ASSIGN_OR_RETURN(const registry::PushReport report, push_to(store_, client_, images.front().image, push_names_, compression, pool_, events_, pushes_docker_types()));
-      result.pushed = report.manifest;
+  // Nothing is sent twice at the same time.
+  for (std::future<void>& work : compressing_) work.wait();
+  for (const internal::PushPlan& push : outputs_.pushes) {
+    oci::Descriptor pushed;
+    if (indexed()) {
+      ASSIGN_OR_RETURN(pushed, push_index(images, push));
     } else {
-      ASSIGN_OR_RETURN(result.pushed, push_index(images, push_names_, compression));
+      ASSIGN_OR_RETURN(const registry::PushReport report, push_to(store_, client_, images.front().image, push.names, {push.compression, push.docker_types, push.by_digest}, pool_, events_));
+      pushed = report.manifest;
     }
+    if (!result.pushed) result.pushed = pushed;
   }
-  for (const OutputSpec& output : request_.outputs) {
-    if (output.type == OutputSpec::Type::kImage || output.type == OutputSpec::Type::kRegistry) continue;
-    RETURN_IF_ERROR(write_output(store_, client_, images, indexed(), output, request_, tags_, pool_, events_));
+  for (const internal::WritePlan& write : outputs_.writes) {
+    ASSIGN_OR_RETURN(std::string words, write_output(store_, client_, images, indexed(), write, request_, pool_, events_));
+    if (!words.empty()) result.loaded.push_back(std::move(words));
   }
   return {};
 }
@@ -410,7 +389,7 @@ Result<parser::Mended> Build::mend(const CheckReport& report) {
 }
 
 Result<std::string> Build::describe() {
-  RETURN_IF_ERROR(parse_names());
+  ASSIGN_OR_RETURN(outputs_, internal::plan_outputs(request_, indexed()));
   ASSIGN_OR_RETURN(const LoadedDockerfile loaded, load());
   std::string text;
   for (const oci::Platform& platform : request_.platforms.empty() ? std::vector{oci::Platform::host()} : request_.platforms) {
@@ -421,11 +400,13 @@ Result<std::string> Build::describe() {
 }
 
 Result<BuildResult> Build::run() {
-  RETURN_IF_ERROR(parse_names());
-  if (!push_names_.empty() && push_compression().type != oci::Compression::kNone) early_push_.emplace(client_, store_, push_names_.front());
   RETURN_IF_ERROR(check_outputs());
+  if (!outputs_.pushes.empty() && outputs_.pushes.front().compression.type != oci::Compression::kNone) early_push_.emplace(client_, store_, outputs_.pushes.front().names.front());
+  RETURN_IF_ERROR(limit_space());
   ASSIGN_OR_RETURN(const LoadedDockerfile loaded, load());
-  RETURN_IF_ERROR(settle_epoch(request_, {loaded.parsed.dockerfile, sources_, resolver_}));
+  RETURN_IF_ERROR(settle_epoch(request_, {loaded.parsed.dockerfile, sources_, resolver_, [this](const std::string& text) { events_.warning(text); }}));
+  // As BuildKit, which says so in its daemon's log only.
+  if (request_.rewrite_timestamp.value_or(false) && !request_.source_date_epoch) events_.warning("rewrite-timestamp changes nothing without a time: set SOURCE_DATE_EPOCH");
   BuildResult result;
   std::vector<PlatformImage> images;
   auto plans = plan_all(loaded);
@@ -437,7 +418,8 @@ Result<BuildResult> Build::run() {
     if (!image) return cancelled_or(std::move(image).error());
     images.push_back({made.platform, std::move(*image)});
   }
-  if (stop_.stop_requested()) return Error(ErrorKind::kCancelled, "interrupted");
+  if (stop_.stop_requested()) return cancelled_or(Error(ErrorKind::kCancelled, "interrupted"));
+  RETURN_IF_ERROR(store_.check_space());  // before a name moves
   RETURN_IF_ERROR(tag(images, result));
   auto sent = send_out(images, result);
   if (!sent) return cancelled_or(std::move(sent).error());
@@ -447,7 +429,9 @@ Result<BuildResult> Build::run() {
 }  // namespace
 
 Result<BuildResult> build(layers::Store& store, const BuildRequest& request, BuildEvents& events, std::stop_token stop) {
-  return Build(store, request, events, std::move(stop)).run();
+  auto result = Build(store, request, events, std::move(stop)).run();
+  store.end_limit();  // now that nothing goes on
+  return result;
 }
 
 Result<std::string> describe_plan(layers::Store& store, const BuildRequest& request, BuildEvents& events) {

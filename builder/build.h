@@ -21,6 +21,7 @@
 #include "oci/platform.h"
 #include "oci/reference.h"
 #include "registry/client.h"
+#include "registry/daemon.h"
 
 namespace lamina::builder {
 
@@ -30,15 +31,19 @@ enum class PullPolicy { kMissing, kAlways, kNever, kNewer };
 struct OutputSpec {
   enum class Type { kImage, kRegistry, kOci, kDocker, kTar, kLocal };
   Type type = Type::kImage;
-  std::string dest;            // path, "-" for standard output; kImage and kRegistry have none
-  std::vector<std::string> names;  // name=a,b of image and registry outputs
+  std::string dest;            // path, "-" for standard output; kImage and kRegistry have none; kDocker without one loads
+  registry::DaemonKind daemon = registry::DaemonKind::kAny;  // of kDocker without dest
+  std::vector<std::string> names;  // name=a,b; empty: the tags of the request
   bool tar = true;             // kOci: a tar; a directory with tar=false or when dest ends with /
   bool push = false;           // kImage with push=true
+  bool by_digest = false;      // push-by-digest=true: the name gets no tag
   layers::CompressionOptions compression;
   bool compression_given = false;
   bool docker_types = false;   // oci-mediatypes=false: Docker's media types instead of OCI's
+  std::optional<bool> rewrite_timestamp;  // of the whole build, see BuildRequest
 };
-// "type=oci,dest=out.tar,compression=zstd", "-" (tar), "out" (local). kInvalidInput with a suggestion.
+// "type=oci,dest=out.tar,compression=zstd", "-" (tar), "out" (local). kInvalidInput with a suggestion, also for an option
+// that the type has no use for.
 Result<OutputSpec> parse_output(std::string_view text);
 
 // --annotation [LEVEL[,LEVEL…][[PLATFORM]]:]NAME=VALUE
@@ -103,8 +108,14 @@ struct BuildRequest {
   std::vector<std::string> insecure_registries;
   std::optional<int64_t> source_date_epoch;  // seconds; --build-arg SOURCE_DATE_EPOCH and the environment set it
   std::string source_date_epoch_name;    // or this says where it is from: "context", a named context, a stage
+  std::optional<uint64_t> max_used_space;  // bytes that the store may take on the disk, also while this build goes on
+  // Whether files that are newer than source_date_epoch get that time: yes unless it says no.
+  std::optional<bool> rewrite_timestamp;
   unsigned jobs = 0;                     // parallel compute tasks; 0: the number of cores
 };
+
+// The latest time that a file of a new layer may have; nothing: any.
+inline std::optional<int64_t> latest_time(const BuildRequest& request) { return request.rewrite_timestamp.value_or(true) ? request.source_date_epoch : std::nullopt; }
 
 // What the user sees while a build goes on. Vertices are numbered from 1 in the order in which they are
 // announced; every one announced is finished exactly once.
@@ -139,7 +150,8 @@ struct BuildResult {
   oci::Digest image_id;               // of the only image's config, or of the index
   std::optional<oci::Descriptor> index;  // as stored locally, when there is one
   std::vector<oci::Reference> tagged;
-  std::optional<oci::Descriptor> pushed;  // what the registry holds under the tags
+  std::optional<oci::Descriptor> pushed;  // what the registry holds; of several outputs that push, the first one's
+  std::vector<std::string> loaded;  // "docker at unix:///var/run/docker.sock: Loaded image: app:v1"
   unsigned steps = 0;                 // steps that make layers
   unsigned cached = 0;
 };

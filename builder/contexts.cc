@@ -340,7 +340,7 @@ Result<std::shared_ptr<const SourceTree>> Contexts::get(const std::string& name)
 Result<std::optional<int64_t>> Contexts::time_of(const std::string& name) {
   if (is_image_context(text_of(name))) return std::optional<int64_t>();
   ASSIGN_OR_RETURN(const std::shared_ptr<Files> files, files_of(name));
-  return files->time;
+  return files->fetched ? Result<std::optional<int64_t>>(files->time) : work_tree_time(files->directory, stop_);
 }
 
 Result<void> Contexts::save_indexes() {

@@ -49,8 +49,8 @@ class Contexts {
   Result<DockerfileText> dockerfile();
   // "" is the main context. kNotFound for a missing directory.
   Result<std::shared_ptr<const SourceTree>> get(const std::string& name);
-  // When the content was made: a git commit's time, Last-Modified of a URL, the newest file of an archive. Nothing for
-  // directories and for images.
+  // When the content was made: a git commit's time, Last-Modified of a URL, the newest file of an archive. Of a directory
+  // the time of the git commit that it is at; nothing outside of git, and for images.
   Result<std::optional<int64_t>> time_of(const std::string& name);
   // Keeps what was learnt about the files.
   Result<void> save_indexes();

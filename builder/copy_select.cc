@@ -291,7 +291,30 @@ class Selector {
     return {};
   }
 
-  // Says why the user's file is not there: ignored, misspelt, or absent.
+  // The first link on the way that leads out of the tree, in words; "" when none does.
+  std::string link_out_of_tree(const std::string& path) const {
+    std::string at;
+    size_t depth = 0;  // of what the link is in
+    for (const std::string& part : path_components(path)) {
+      at = child_of(at, part);
+      const auto info = tree_->lstat(at);
+      if (!info || !*info) return {};
+      if ((*info)->type == EntryType::kSymlink) {
+        const auto target = tree_->read_link(at);
+        if (!target) return {};
+        bool out = target->starts_with('/');
+        for (const std::string& step : path_components(*target)) {
+          out = out || (step == ".." && depth == 0);
+          depth = step == ".." ? depth - (depth > 0 ? 1 : 0) : depth + 1;
+        }
+        return out ? fmt::format("{} is a link to {}, which leads out of the {}", at, printable(*target), tree_->name()) : std::string();
+      }
+      ++depth;
+    }
+    return {};
+  }
+
+  // Says why the user's file is not there: ignored, misspelt, leading elsewhere, or absent.
   Error missing(const parser::Word& source, const std::string& named, const std::string& resolved) {
     for (const std::string& path : {named, resolved}) {
       if (const std::string rule = tree_->hidden_by(path); !rule.empty()) {
@@ -300,6 +323,7 @@ class Selector {
                        {"the rule is " + rule});
       }
     }
+    if (const std::string link = link_out_of_tree(named); !link.empty()) return fail_at(step_, source.range, ErrorKind::kNotFound, fmt::format("{}: {}", source.text, link), {"copy what it leads to into the context, or name its place with --build-context"});
     std::vector<std::string> notes;
     const size_t slash = resolved.rfind('/');
     const std::string directory = slash == std::string::npos ? "" : resolved.substr(0, slash);

@@ -113,7 +113,10 @@ Result<void> settle_epoch(BuildRequest& request, const EpochSources& sources) {
     auto time = find_time(request, wanted, sources);
     if (!time) return std::move(time).error().with_context(fmt::format("finding the time that {}={} means", kName, printable(wanted.text)));
     request.source_date_epoch = *time;
-    if (!*time) return {};
+    if (!*time) {
+      sources.warn(fmt::format("{}={} gives no time, so the build has none: it is no git work tree, and nothing fetched", kName, printable(wanted.text)));
+      return {};
+    }
   }
   std::erase_if(request.build_args, [](const auto& argument) { return argument.first == kName; });
   request.build_args.emplace_back(kName, std::to_string(*request.source_date_epoch));

@@ -138,6 +138,7 @@ KeyInputs Executor::common_inputs(const Step& step, const char* instruction) con
     inputs.add("platform", env_.plan.stages.at(step.stage).config.platform.text());
   }
   if (env_.request.source_date_epoch) inputs.add("SOURCE_DATE_EPOCH", std::to_string(*env_.request.source_date_epoch));
+  if (env_.request.source_date_epoch && !latest_time(env_.request)) inputs.add("rewrite-timestamp", "false");
   return inputs;
 }
 
@@ -191,13 +192,13 @@ Result<layers::LayerId> Executor::squash_stage(int stage) {
   ASSIGN_OR_RETURN(const std::shared_ptr<layers::RootfsView> view, layers::RootfsView::open({directories.begin(), own}));
   ASSIGN_OR_RETURN(layers::EntryList entries, internal::squash({own, directories.end()}, *view));
   if (entries.empty()) return layers::LayerId{};
-  return env_.store.add_entries(std::move(entries), layers::SealOptions{env_.request.source_date_epoch}, layers::LayerForm::kTar, &env_.pool);
+  return env_.store.add_entries(std::move(entries), layers::SealOptions{latest_time(env_.request)}, layers::LayerForm::kTar, &env_.pool);
 }
 
 Result<layers::LayerId> Executor::add_layer(const Step& step, layers::EntryList entries) {
   if (entries.empty()) return layers::LayerId{};
   const TraceSpan span("layers", "add " + step.title);
-  const layers::SealOptions options{env_.request.source_date_epoch};
+  const layers::SealOptions options{latest_time(env_.request)};
   if (files_needed_later(step)) return env_.store.add_entries(std::move(entries), options, layers::LayerForm::kSnapshot, &env_.pool);
   // Compressed later, it would be read and written once more. Not for what ends up in another layer or image.
   const bool in_one_pass = env_.compression && env_.compression->type != oci::Compression::kNone && !env_.compression->indexed;

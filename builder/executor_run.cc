@@ -138,7 +138,7 @@ Result<layers::LayerId> Executor::run_command(const Step& step, const RunStep& r
   if (!status.success()) return command_failed(run, status);
   ASSIGN_OR_RETURN(const bool empty, layers::snapshot_is_empty(layer.fs()));
   if (empty) return layers::LayerId{};
-  return env_.store.seal(std::move(layer), layers::SealOptions{env_.request.source_date_epoch});
+  return env_.store.seal(std::move(layer), layers::SealOptions{latest_time(env_.request)});
 }
 
 }  // namespace lamina::builder

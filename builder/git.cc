@@ -410,4 +410,36 @@ Result<int64_t> GitRepositories::commit_time(const GitSource& source, const GitR
   return session.time_of(commit);
 }
 
+// "<name> <address> <seconds> <zone>" of the committer line.
+Result<std::optional<int64_t>> work_tree_time(const std::string& directory, const std::stop_token& stop) {
+  // Git looks upwards, as its own commands do; without one there is nothing to ask it for.
+  const std::unique_ptr<char, decltype(&std::free)> real(::realpath(directory.c_str(), nullptr), &std::free);
+  if (!real) return system_error(errno, "realpath", directory);
+  std::string at = real.get();
+  while (::access((at + "/.git").c_str(), F_OK) != 0) {
+    if (at.empty()) return std::optional<int64_t>();
+    at.resize(at.rfind('/'));
+  }
+  SpawnOptions options;
+  options.argv = {"git", "cat-file", "commit", "HEAD"};
+  // The tree is the user's own choice, whoever owns it; only its objects are read, and no setting of it runs anything.
+  options.environment = git_environment({}, "false", {});
+  options.environment->push_back("GIT_DIR=" + at + "/.git");
+  options.working_directory = "/";
+  options.new_process_group = true;
+  const auto commit = run_and_capture(options, {}, stop);
+  if (!commit && commit.error().kind() == ErrorKind::kNotFound) return Error(ErrorKind::kUnsupported, fmt::format("{} is in a git work tree, and the program git is not installed", printable(directory))).with_note("install it: apt-get install git");
+  if (!commit && commit.error().kind() != ErrorKind::kStepFailed) return Error(commit.error());
+  if (!commit && says(commit.error(), {"Not a valid object name HEAD"})) return std::optional<int64_t>();  // no commit yet
+  if (!commit) return Error(ErrorKind::kStepFailed, fmt::format("git could not read the commit of {}: {}", printable(at), printable(commit.error().message())));
+  for (const std::string& line : split(*commit, '\n')) {
+    if (line.empty()) break;
+    if (!line.starts_with("committer ")) continue;
+    const std::vector<std::string> words = split(line, ' ');
+    const auto seconds = words.size() > 2 ? parse_int(words[words.size() - 2]) : std::nullopt;
+    if (seconds && *seconds >= 0) return std::optional<int64_t>(*seconds);
+  }
+  return Error(ErrorKind::kCorrupt, fmt::format("the commit of {} has no time", printable(at)));
+}
+
 }  // namespace lamina::builder

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <stop_token>
 #include <string>
 
@@ -62,5 +63,9 @@ class GitRepositories {
   std::stop_token stop_;
   Memo<GitRevision> resolved_;  // by remote and reference
 };
+
+// When the commit was made that the work tree around a directory is at, in seconds since 1970; nothing when the directory
+// is in none, or has no commit yet. kUnsupported when it is in one and the program git is not installed.
+Result<std::optional<int64_t>> work_tree_time(const std::string& directory, const std::stop_token& stop);
 
 }  // namespace lamina::builder

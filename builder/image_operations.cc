@@ -76,7 +76,7 @@ Result<registry::PushReport> push(layers::Store& store, const oci::Reference& so
   EventHub events(listener);
   ThreadPool pool(cores());
   ASSIGN_OR_RETURN(const oci::Image image, find_image(store, source, oci::Platform::host()));
-  return push_to(store, client, image, destinations.empty() ? std::vector{source} : destinations, compression, pool, events);
+  return push_to(store, client, image, destinations.empty() ? std::vector{source} : destinations, {compression}, pool, events);
 }
 
 Result<oci::Descriptor> pull(layers::Store& store, const oci::Reference& name, const oci::Platform& platform, registry::Client& client, BuildEvents& listener) {

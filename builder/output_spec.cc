@@ -1,6 +1,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <initializer_list>
+#include <set>
 
 #include "base/text.h"
 #include "builder/build.h"
@@ -43,6 +45,10 @@ Result<void> set_option(OutputSpec& spec, const std::string& key, const std::str
     spec.names.push_back(value);
   } else if (key == "push") {
     ASSIGN_OR_RETURN(spec.push, parse_bool(key, value));
+  } else if (key == "rewrite-timestamp") {
+    ASSIGN_OR_RETURN(spec.rewrite_timestamp, parse_bool(key, value));
+  } else if (key == "push-by-digest") {
+    ASSIGN_OR_RETURN(spec.by_digest, parse_bool(key, value));
   } else if (key == "tar") {
     ASSIGN_OR_RETURN(spec.tar, parse_bool(key, value));
   } else if (key == "force-compression") {
@@ -58,8 +64,33 @@ Result<void> set_option(OutputSpec& spec, const std::string& key, const std::str
     if (!level || *level > 22) return Error(ErrorKind::kInvalidInput, fmt::format("compression-level={} in --output: it is a number from 0 to 22", value));
     spec.compression.level = static_cast<int>(*level);
   } else {
-    return unknown("option", key, {"type", "dest", "name", "push", "tar", "compression", "compression-level", "force-compression", "oci-mediatypes"});
+    return unknown("option", key, {"type", "dest", "name", "push", "push-by-digest", "tar", "compression", "compression-level", "force-compression", "oci-mediatypes", "rewrite-timestamp"});
   }
+  return {};
+}
+
+// An option that would silently do nothing.
+Result<void> check_use(const OutputSpec& spec, const std::set<std::string>& given) {
+  using Type = OutputSpec::Type;
+  const bool named = spec.type == Type::kImage || spec.type == Type::kRegistry;
+  const bool flat = spec.type == Type::kTar || spec.type == Type::kLocal;
+  const auto type_name = std::find_if(kTypes.begin(), kTypes.end(), [&](const auto& t) { return t.second == spec.type; })->first;
+  const auto useless = [&](const char* key, bool useful) { return given.contains(key) && !useful; };
+  for (const auto& [key, useful] : std::initializer_list<std::pair<const char*, bool>>{{"dest", !named},
+                                                                                     {"push", named},
+                                                                                     {"push-by-digest", named},
+                                                                                     {"tar", spec.type == Type::kOci},
+                                                                                     {"name", !flat},
+                                                                                     {"compression", !flat},
+                                                                                     {"compression-level", !flat},
+                                                                                     {"force-compression", !flat},
+                                                                                     {"oci-mediatypes", !flat}}) {
+    if (!useless(key, useful)) continue;
+    Error error(ErrorKind::kInvalidInput, fmt::format("{}= has no meaning for an output of type={}", key, type_name));
+    if (std::string_view(key) == "dest") return std::move(error).with_note("type=oci writes an image to a file, type=local its files to a directory");
+    return error;
+  }
+  if (spec.by_digest && spec.type == Type::kImage && !spec.push) return Error(ErrorKind::kInvalidInput, "push-by-digest=true in --output needs push=true");
   return {};
 }
 
@@ -74,7 +105,7 @@ Result<OutputSpec> parse_output(std::string_view text) {
     if (text.empty()) return Error(ErrorKind::kInvalidInput, "--output is empty");
     return spec;
   }
-  bool tar_given = false;
+  std::set<std::string> given;
   for (std::string part : split(text, ',')) {
     const size_t eq = part.find('=');
     if (eq == std::string::npos) {
@@ -88,15 +119,17 @@ Result<OutputSpec> parse_output(std::string_view text) {
     if (!part.empty() && part.back() == '"') part.pop_back();
     const size_t at = part.find('=');
     const std::string key = to_lower(trim(part.substr(0, at)));
-    tar_given = tar_given || key == "tar";
+    given.insert(key);
     RETURN_IF_ERROR(set_option(spec, key, part.substr(at + 1)));
   }
-  const bool needs_dest = spec.type == OutputSpec::Type::kOci || spec.type == OutputSpec::Type::kTar || spec.type == OutputSpec::Type::kLocal || spec.type == OutputSpec::Type::kDocker;
+  const bool needs_dest = spec.type == OutputSpec::Type::kOci || spec.type == OutputSpec::Type::kTar || spec.type == OutputSpec::Type::kLocal;
   if (needs_dest && spec.dest.empty()) {
     return Error(ErrorKind::kInvalidInput, fmt::format("--output {} needs dest=", text)).with_note("dest=FILE, dest=DIRECTORY, or dest=- for standard output");
   }
+  RETURN_IF_ERROR(check_use(spec, given));
+  if (spec.type == OutputSpec::Type::kLocal && spec.dest == "-") return Error(ErrorKind::kInvalidInput, "a directory cannot go to standard output").with_note("type=tar writes the same files as a tar");
   // As buildx: a tar, unless tar=false or the destination is written as a directory.
-  if (spec.type == OutputSpec::Type::kOci && !tar_given) spec.tar = spec.dest.back() != '/';
+  if (spec.type == OutputSpec::Type::kOci && !given.contains("tar")) spec.tar = spec.dest.back() != '/';
   if (spec.type == OutputSpec::Type::kOci && !spec.tar && spec.dest == "-") {
     return Error(ErrorKind::kInvalidInput, "a layout directory cannot go to standard output; leave tar=false out");
   }

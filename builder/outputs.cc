@@ -111,39 +111,92 @@ Result<void> write_files(const layers::EntryList& entries, const OutputSpec& out
 
 }  // namespace
 
-Result<void> write_output(layers::Store& store, registry::Client& client, const std::vector<PlatformImage>& images, bool indexed,
-                          const OutputSpec& output, const BuildRequest& request, const std::vector<oci::Reference>& names,
-                          ThreadPool& pool, EventHub& events) {
+namespace {
+
+// A docker archive has no word for zstd; daemons of the docker kind cannot read it.
+Result<oci::Image> without_zstd(layers::Store& store, const oci::Image& image) {
+  oci::Image out = image;
+  ASSIGN_OR_RETURN(const oci::ImageConfig config, oci::ImageConfig::parse(image.config_json));
+  bool changed = false;
+  for (size_t i = 0; i < out.manifest.layers.size() && i < config.diff_ids.size(); ++i) {
+    if (oci::layer_compression(out.manifest.layers[i].media_type) != oci::Compression::kZstd) continue;
+    const auto id = store.find_layer(config.diff_ids[i]);
+    if (!id) return Error(ErrorKind::kNotFound, fmt::format("layer {} is no longer in the store; build the image again", config.diff_ids[i].text()));
+    ASSIGN_OR_RETURN(out.manifest.layers[i], store.tar_descriptor(*id));
+    changed = true;
+  }
+  if (!changed) return image;
+  return store_image(store, std::move(out.manifest), image.config_json);
+}
+
+// The images as an output wants them, and where their blobs are.
+struct Prepared {
+  std::vector<PlatformImage> images;
+  std::vector<std::shared_ptr<oci::BlobSource>> sources;
+};
+
+Result<Prepared> prepare(layers::Store& store, registry::Client& client, const std::vector<PlatformImage>& images, const OutputSpec& output, ThreadPool& pool) {
+  Prepared out;
+  const bool docker = output.type == OutputSpec::Type::kDocker;
+  layers::CompressionOptions compression = output.compression;
+  // `docker load` unpacks at once: compressing first would only cost time.
+  if (docker && !output.compression_given) compression.type = oci::Compression::kNone;
+  for (const PlatformImage& member : images) {
+    ASSIGN_OR_RETURN(oci::Image compressed, compress_image(store, member.image, compression, pool));
+    if (docker && (!output.compression_given || output.dest.empty())) {
+      ASSIGN_OR_RETURN(compressed, without_zstd(store, compressed));
+    }
+    if (output.docker_types) {
+      ASSIGN_OR_RETURN(compressed, with_docker_types(store, compressed));
+    }
+    out.images.push_back({member.platform, std::move(compressed)});
+    out.sources.push_back(source_of_image(store, client, member.image));
+  }
+  return out;
+}
+
+// Where it is loaded was found to answer when the build began.
+Result<std::string> load_image_into(const registry::Daemon& daemon, const registry::ExportImage& exported, oci::BlobSource& source, std::stop_token stop) {
+  ASSIGN_OR_RETURN_WITH(const std::string words, daemon.load([&](ByteSink& sink) { return registry::write_docker_archive(sink, exported, source); }, std::move(stop)),
+                        "loading the image into " + daemon.text());
+  return daemon.text() + (words.empty() ? "" : ": " + words);
+}
+
+}  // namespace
+
+Result<registry::Daemon> find_daemon(const OutputSpec& output, std::stop_token stop) {
+  return registry::Daemon::find(output.daemon, layers::has_full_privileges(), std::move(stop));
+}
+
+Result<std::string> write_output(layers::Store& store, registry::Client& client, const std::vector<PlatformImage>& images, bool indexed,
+                                 const internal::WritePlan& write, const BuildRequest& request, ThreadPool& pool, EventHub& events) {
+  const OutputSpec& output = *write.output;
   const bool flat = output.type == OutputSpec::Type::kTar || output.type == OutputSpec::Type::kLocal;
-  VertexScope vertex(events, flat ? "exporting files to " + output.dest : "exporting image to " + output.dest);
+  const bool load = output.type == OutputSpec::Type::kDocker && output.dest.empty();
+  std::optional<registry::Daemon> daemon;
+  if (load) {
+    ASSIGN_OR_RETURN(daemon, find_daemon(output, client.options().stop));
+  }
+  VertexScope vertex(events, flat ? "exporting files to " + output.dest : load ? "loading image into " + daemon->text() : "exporting image to " + output.dest);
   indexed = indexed || images.size() > 1;
   if (flat) {
     ASSIGN_OR_RETURN(const layers::EntryList entries, files_of(store, client, images, indexed, pool));
     RETURN_IF_ERROR(write_files(entries, output, client.options().stop));
     vertex.done();
-    return {};
+    return std::string();
   }
-  layers::CompressionOptions compression = output.compression;
-  // `docker load` unpacks at once: compressing first would only cost time.
-  if (output.type == OutputSpec::Type::kDocker && !output.compression_given) compression.type = oci::Compression::kNone;
-  std::vector<PlatformImage> sent;
-  std::vector<std::shared_ptr<oci::BlobSource>> sources;
-  for (const PlatformImage& member : images) {
-    ASSIGN_OR_RETURN(oci::Image compressed, compress_image(store, member.image, compression, pool));
-    if (output.docker_types) {
-      ASSIGN_OR_RETURN(compressed, with_docker_types(store, compressed));
-    }
-    sent.push_back({member.platform, std::move(compressed)});
-    sources.push_back(source_of_image(store, client, member.image));
-  }
-  LayeredSource blobs(store, sources);
+  ASSIGN_OR_RETURN(const Prepared prepared, prepare(store, client, images, output, pool));
+  LayeredSource blobs(store, prepared.sources);
   const auto stoppable = oci::stoppable(blobs, client.options().stop);
   oci::BlobSource& source = *stoppable;
-  const registry::ExportIndex index = make_index(sent, request, output.docker_types);
-  const registry::ExportImage exported{&sent.front().image, names, indexed ? &index : nullptr,
+  const registry::ExportIndex index = make_index(prepared.images, request, output.docker_types);
+  const registry::ExportImage exported{&prepared.images.front().image, write.names, indexed ? &index : nullptr,
                                         indexed ? annotations_of(request.annotations, AnnotationSpec::Level::kIndexDescriptor, std::nullopt)
                                                 : annotations_of(request.annotations, AnnotationSpec::Level::kManifestDescriptor, images.front().platform)};
-  if (output.type == OutputSpec::Type::kOci && !output.tar) {
+  std::string words;
+  if (load) {
+    ASSIGN_OR_RETURN(words, load_image_into(*daemon, exported, source, client.options().stop));
+  } else if (output.type == OutputSpec::Type::kOci && !output.tar) {
     RETURN_IF_ERROR(registry::write_layout_directory(output.dest, exported, source));
   } else {
     RETURN_IF_ERROR(registry::write_whole_file(output.dest, [&](ByteSink& sink) {
@@ -151,12 +204,12 @@ Result<void> write_output(layers::Store& store, registry::Client& client, const 
     }));
   }
   vertex.done();
-  return {};
+  return words;
 }
 
 Result<registry::PushReport> push_to(layers::Store& store, registry::Client& client, const oci::Image& image,
-                                     const std::vector<oci::Reference>& names, const layers::CompressionOptions& compression,
-                                     ThreadPool& pool, EventHub& events, bool docker_types) {
+                                     const std::vector<oci::Reference>& names, const PushOptions& options,
+                                     ThreadPool& pool, EventHub& events) {
   // Repositories that are known to hold layers of this image can give them to a neighbour without an upload.
   std::map<std::string, std::vector<std::string>> known;
   for (const oci::Descriptor& layer : image.manifest.layers) {
@@ -170,8 +223,8 @@ Result<registry::PushReport> push_to(layers::Store& store, registry::Client& cli
   for (const auto& [repository, references] : groups) {
     VertexScope vertex(events, "pushing " + references.front().familiar());
     if (!sent) {
-      ASSIGN_OR_RETURN(sent, compress_image(store, image, compression, pool));
-      if (docker_types) {
+      ASSIGN_OR_RETURN(sent, compress_image(store, image, options.compression, pool));
+      if (options.docker_types) {
         ASSIGN_OR_RETURN(sent, with_docker_types(store, *sent));
       }
     }
@@ -182,7 +235,9 @@ Result<registry::PushReport> push_to(layers::Store& store, registry::Client& cli
     const auto progress = [&](const oci::Descriptor& blob, uint64_t done, uint64_t all) {
       events.progress(vertex.id(), "layer " + blob.digest.hex().substr(0, 12), done, all);
     };
-    ASSIGN_OR_RETURN_WITH(const registry::PushReport report, registry::push_image(client, *sent, *source, references, mounts, progress), "pushing " + references.front().familiar());
+    std::vector<oci::Reference> targets = references;
+    if (options.by_digest) targets = {references.front().by_digest(sent->descriptor.digest)};
+    ASSIGN_OR_RETURN_WITH(const registry::PushReport report, registry::push_image(client, *sent, *source, targets, mounts, progress), "pushing " + references.front().familiar());
     total.manifest = report.manifest;
     total.uploaded_bytes += report.uploaded_bytes;
     total.uploaded += report.uploaded;

@@ -8,6 +8,7 @@
 #include "builder/assemble.h"
 #include "builder/build.h"
 #include "builder/event_hub.h"
+#include "builder/internal/output_plan.h"
 #include "registry/layout.h"
 
 namespace lamina::builder {
@@ -23,14 +24,22 @@ struct PlatformImage {
 registry::ExportIndex make_index(const std::vector<PlatformImage>& images, const BuildRequest& request, bool docker_types);
 
 // Writes the image to `dest` ("-" is standard output) in the format of `output`; with `indexed`, or when there are
-// several, an index (layouts) or a directory for each platform (plain files).
-Result<void> write_output(layers::Store& store, registry::Client& client, const std::vector<PlatformImage>& images, bool indexed,
-                          const OutputSpec& output, const BuildRequest& request, const std::vector<oci::Reference>& names,
-                          ThreadPool& pool, EventHub& events);
+// several, an index (layouts) or a directory for each platform (plain files). The words of a daemon that it was loaded
+// into, else "".
+Result<std::string> write_output(layers::Store& store, registry::Client& client, const std::vector<PlatformImage>& images, bool indexed,
+                                 const internal::WritePlan& write, const BuildRequest& request, ThreadPool& pool, EventHub& events);
 
-// Pushes one image under names that may lie in several repositories; with Docker's media types on request.
+// Where an output without a destination loads the image. Errors as of Daemon::find.
+Result<registry::Daemon> find_daemon(const OutputSpec& output, std::stop_token stop);
+
+struct PushOptions {
+  layers::CompressionOptions compression;
+  bool docker_types = false;
+  bool by_digest = false;  // the names get no tag
+};
+// Pushes one image under names that may lie in several repositories.
 Result<registry::PushReport> push_to(layers::Store& store, registry::Client& client, const oci::Image& image,
-                                     const std::vector<oci::Reference>& names, const layers::CompressionOptions& compression,
-                                     ThreadPool& pool, EventHub& events, bool docker_types = false);
+                                     const std::vector<oci::Reference>& names, const PushOptions& options,
+                                     ThreadPool& pool, EventHub& events);
 
 }  // namespace lamina::builder

@@ -43,6 +43,11 @@ Result<FileInfo> copy_seed(const std::shared_ptr<const SourceTree>& tree, const 
 
 }  // namespace
 
+// The time of a cache's lock file says when its content last changed, and when it was last of use: layers/space_meter.cc.
+RunMounts::~RunMounts() {
+  for (const auto& [directory, cache] : caches_) ::utimensat(AT_FDCWD, (directory + ".lock").c_str(), nullptr, 0);
+}
+
 Result<std::string> RunMounts::scratch_directory() {
   ASSIGN_OR_RETURN(layers::PendingLayer layer, store_.begin_layer());
   scratch_.push_back(std::move(layer));

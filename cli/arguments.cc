@@ -121,8 +121,8 @@ Result<void> find_epoch(builder::BuildRequest& request) {
 // What CLI11 fills for `build`; turned into a request when it is done.
 struct RawBuild {
   std::vector<std::string> build_args, labels, annotations, contexts, platforms, outputs, hosts, secrets, ssh, cache, cache_filters;
-  std::string pull, network, shm_size, progress, context, check, call, format;
-  bool load = false, ignored = false, fix = false;
+  std::string pull, network, shm_size, progress, context, check, call, format, load, max_used_space, rewrite_timestamp;
+  bool ignored = false, fix = false;
 };
 
 void add_build_options(CLI::App& app, BuildOptions& o, RawBuild& raw) {
@@ -139,7 +139,7 @@ void add_build_options(CLI::App& app, BuildOptions& o, RawBuild& raw) {
   many("--platform", raw.platforms, "OS/ARCH[/VARIANT] to build for; several make an index");
   many("-o,--output", raw.outputs, "type=image|registry|oci|docker|tar|local[,dest=…][,compression=gzip|zstd|estargz|zstd:chunked|uncompressed]");
   app.add_flag("--push", r.push, "Push every tag to its registry");
-  app.add_flag("--load", raw.load, "Keep the image in the store (that is so anyway)");
+  app.add_option("--load", raw.load, "Load the image into a running docker or podman, too; --load=docker, --load=podman: into that one");
   app.add_flag("--no-cache", r.no_cache, "Do not use recorded steps");
   many("--no-cache-filter", raw.cache_filters, "STAGE[:FIRST-LAST]: a stage, or lines of the Dockerfile, whose recorded steps are not used");
   app.add_option("--pull", raw.pull, "Look for base images in the registry: always, missing, never, newer");
@@ -152,9 +152,11 @@ void add_build_options(CLI::App& app, BuildOptions& o, RawBuild& raw) {
   app.add_flag("--squash", r.squash, "Make one layer of all that the Dockerfile adds to the base image");
   app.add_flag("--strict", r.strict, "A wildcard of COPY or ADD that matches nothing is an error");
   many("--compat", r.compat, "unknown-owner: a --chown name that is not found means 0, as in BuildKit");
+  app.add_option("--rewrite-timestamp", raw.rewrite_timestamp, "Files newer than SOURCE_DATE_EPOCH get that time (default); =false keeps theirs");
   app.add_option("--shm-size", raw.shm_size, "Size of /dev/shm in RUN");
   many("--ulimit", r.ulimits, "NAME=SOFT[:HARD] limit of RUN");
   app.add_option("--ignorefile", r.ignore_file, "Ignore file to use instead of .dockerignore");
+  app.add_option("--max-used-space", raw.max_used_space, "What the store may take on the disk, also during the build: 10g (default: $LAMINA_MAX_USED_SPACE)");
   app.add_option("--jobs,-j", r.jobs, "Number of compute tasks at the same time");
   app.add_option("--progress", raw.progress, "auto, plain, tty, quiet, rawjson");
   app.add_flag("-q,--quiet", o.quiet, "Print the image id only");
@@ -188,6 +190,27 @@ Result<void> check_words(builder::BuildRequest& r) {
   }
   r.allow = std::move(allowed);
   for (const std::string& word : r.compat) RETURN_IF_ERROR(check("--compat", word, {"unknown-owner"}));
+  return {};
+}
+
+// --load is -o type=docker without a destination, unless that is there.
+Result<void> add_load(builder::BuildRequest& r, const std::string& text) {
+  if (text.empty() || text == "false") return {};
+  builder::OutputSpec output;
+  output.type = builder::OutputSpec::Type::kDocker;
+  if (text == "docker") {
+    output.daemon = registry::DaemonKind::kDocker;
+  } else if (text == "podman") {
+    output.daemon = registry::DaemonKind::kPodman;
+  } else if (text != "true") {
+    return bad(fmt::format("--load={}: it is docker or podman, or --load alone", printable(text)));
+  }
+  const auto loads = std::find_if(r.outputs.begin(), r.outputs.end(), [](const auto& o) { return o.type == builder::OutputSpec::Type::kDocker && o.dest.empty(); });
+  if (loads == r.outputs.end()) {
+    r.outputs.push_back(std::move(output));
+  } else if (text != "true") {
+    loads->daemon = output.daemon;
+  }
   return {};
 }
 
@@ -232,6 +255,7 @@ Result<void> fill_request(BuildOptions& o, const RawBuild& raw) {
     ASSIGN_OR_RETURN(builder::OutputSpec output, builder::parse_output(text));
     r.outputs.push_back(std::move(output));
   }
+  RETURN_IF_ERROR(add_load(r, raw.load));
   if (!raw.pull.empty()) {
     ASSIGN_OR_RETURN(r.pull, parse_pull(raw.pull));
   }
@@ -251,7 +275,12 @@ Result<void> fill_request(BuildOptions& o, const RawBuild& raw) {
   if (!raw.shm_size.empty()) {
     ASSIGN_OR_RETURN(r.shm_size_bytes, parse_bytes(raw.shm_size));
   }
+  ASSIGN_OR_RETURN(r.max_used_space, parse_max_used_space(raw.max_used_space));
   RETURN_IF_ERROR(find_epoch(r));
+  if (!raw.rewrite_timestamp.empty()) {
+    if (raw.rewrite_timestamp != "true" && raw.rewrite_timestamp != "false") return bad(fmt::format("--rewrite-timestamp={}: it is true or false", printable(raw.rewrite_timestamp)));
+    r.rewrite_timestamp = raw.rewrite_timestamp == "true";
+  }
   ASSIGN_OR_RETURN(o.progress, parse_progress(raw.progress));
   if (o.quiet) o.progress = ProgressMode::kQuiet;
   return {};
@@ -262,6 +291,8 @@ std::vector<std::string> settle_optional_values(std::vector<std::string> argumen
   for (std::string& a : arguments) {
     if (a == "--pull") a = "--pull=always";
     if (a == "--check") a = "--check=true";
+    if (a == "--load") a = "--load=true";
+    if (a == "--rewrite-timestamp") a = "--rewrite-timestamp=true";
   }
   return arguments;
 }
@@ -407,7 +438,7 @@ Result<Parsed<ImageOptions>> parse_image_command(const std::string& command, con
       {"diff", "A B", "Tells why two images of the store differ: config, layers, files, bytes. Exit status 1 when they do.", 2, 2},
       {"tags", "REPOSITORY", "Lists the tags of a repository in a registry.", 1, 1},
       {"fsck", "", "Checks everything in the store, and puts what is damaged out of the way.", 0, 0},
-      {"prune", "", "Removes what no image needs; with --all the build cache too.", 0, 0},
+      {"prune", "", "Removes what neither an image nor a build record needs, and downloads that broke off; with --all the build cache too.", 0, 0},
       {"du", "", "Tells what the store holds.", 0, 0},
       {"login", "[REGISTRY]", "Stores the credentials for a registry.", 0, 1},
       {"logout", "[REGISTRY]", "Removes the credentials for a registry.", 0, 1}};
@@ -553,6 +584,18 @@ Result<uint64_t> parse_bytes(const std::string& text) {
   uint64_t factor = 1;
   if (!unit.empty()) factor <<= 10 * (units.find(unit) + 1);
   return *number * factor;
+}
+
+Result<std::optional<uint64_t>> parse_max_used_space(const std::string& text) {
+  std::string value = text;
+  const char* name = "--max-used-space";
+  if (value.empty()) {
+    name = "LAMINA_MAX_USED_SPACE";
+    if (const char* own = std::getenv(name)) value = own;  // NOLINT(concurrency-mt-unsafe)
+  }
+  if (value.empty()) return std::optional<uint64_t>();
+  ASSIGN_OR_RETURN_WITH(const uint64_t bytes, parse_bytes(value), fmt::format("reading {}", name));
+  return bytes == 0 ? std::nullopt : std::optional(bytes);
 }
 
 }  // namespace lamina::cli

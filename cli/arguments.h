@@ -104,5 +104,7 @@ Result<builder::SecretSpec> parse_secret(const std::string& text);
 // "source:target[:ro]"; a relative source is taken from the working directory.
 Result<builder::SandboxMount> parse_volume(const std::string& text);
 Result<uint64_t> parse_bytes(const std::string& text);
+// --max-used-space, else $LAMINA_MAX_USED_SPACE; nothing for neither and for 0.
+Result<std::optional<uint64_t>> parse_max_used_space(const std::string& text);
 
 }  // namespace lamina::cli

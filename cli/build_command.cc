@@ -1,5 +1,6 @@
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cstdio>
@@ -26,6 +27,16 @@ bool uses_stdout(const builder::BuildRequest& request) {
   return false;
 }
 
+// An archive on standard output must arrive as it is written.
+Result<void> check_streams(const BuildOptions& options) {
+  if (!uses_stdout(options.request)) return {};
+  if (::isatty(STDOUT_FILENO) == 1) return Error(ErrorKind::kInvalidInput, "the output would go to the terminal").with_note("redirect standard output, or give dest=FILE");
+  struct stat out {}, err{};
+  const bool same = ::fstat(STDOUT_FILENO, &out) == 0 && ::fstat(STDERR_FILENO, &err) == 0 && out.st_dev == err.st_dev && out.st_ino == err.st_ino && !S_ISCHR(out.st_mode);
+  if (!same || options.progress == ProgressMode::kQuiet) return {};
+  return Error(ErrorKind::kInvalidInput, "standard output and standard error are the same file: the progress would get into the archive").with_note("send them apart, or use --quiet");
+}
+
 Result<void> write_results(const BuildOptions& options, const builder::BuildResult& result) {
   if (!options.iid_file.empty()) {
     RETURN_IF_ERROR(write_text(options.iid_file, result.image_id.text()));
@@ -48,6 +59,7 @@ std::string summary(const builder::BuildResult& result) {
   std::string text;
   for (const oci::Reference& r : result.tagged) text += "tagged " + r.familiar() + "\n";
   if (result.pushed) text += "pushed " + result.pushed->digest.text() + "\n";
+  for (const std::string& where : result.loaded) text += "loaded into " + where + "\n";
   if (result.steps > 0) {
     text += result.cached == result.steps ? fmt::format("all {} steps were cached\n", result.steps) : fmt::format("{} of {} steps were cached\n", result.cached, result.steps);
   }
@@ -67,6 +79,7 @@ int build_command(const std::vector<std::string>& arguments, const Session& sess
   if (options.call) return call_command(options, session);
   if (options.common.debug) print_error(fmt::format("isolation: {}\n", to_string(session.isolation)));
   if (!options.common.trace_file.empty()) start_trace();
+  if (const auto sound = check_streams(options); !sound) return report(sound.error());
   auto store = layers::Store::open(store_path(options.common, session.isolation == builder::Isolation::kRoot));
   if (!store) return report(store.error());
   (*store)->stop_on(session.stop);

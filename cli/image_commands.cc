@@ -217,9 +217,13 @@ Result<void> pull_image(layers::Store& store, const ImageOptions& o, const Sessi
   if (!o.platform.empty()) {
     ASSIGN_OR_RETURN(platform, oci::Platform::parse(o.platform));
   }
+  // What comes has a known size: it fits, or is not begun.
+  ASSIGN_OR_RETURN(const std::optional<uint64_t> limit, parse_max_used_space({}));
+  if (limit) RETURN_IF_ERROR(store.limit_space({*limit, builder::layers_of_record, {}}));
   registry::Client client(client_options(o, session));
   const std::unique_ptr<Progress> progress = make_progress(o.progress, STDERR_FILENO, false);
   auto pulled = builder::pull(store, name, platform, client, *progress);
+  store.end_limit();
   progress->finish(!pulled);
   if (!pulled) return std::move(pulled).error();
   RETURN_IF_ERROR(write_digest_file(o, pulled->digest));

@@ -76,7 +76,7 @@ Result<void> show_usage(layers::Store& store, const ImageOptions& o) {
                {"layers", std::to_string(usage.layers), human_size(usage.layer_bytes)},
                {"images", std::to_string(usage.images), "-"},
                {"build records", std::to_string(usage.records), "-"},
-               {"other", "-", human_size(usage.other_bytes)},
+               {"other (caches, git repositories, downloads that broke off)", "-", human_size(usage.other_bytes)},
                {"total", "-", human_size(total)}}));
   return {};
 }
@@ -100,6 +100,7 @@ Result<void> check_store(layers::Store& store, const ImageOptions& o) {
     print(problem.what + (problem.done.empty() ? "" : ": " + problem.done) + "\n");
   }
   print(fmt::format("{} blobs, {} layers and {} images checked, {} read\n", report.blobs, report.layers, report.images, human_size(report.bytes)));
+  if (report.unverified > 0) print(fmt::format("the files of {} pulled layer{} not verified: the bytes they were unpacked from are not here, or say too little\n", report.unverified, report.unverified == 1 ? " were" : "s were"));
   if (report.problems.empty()) return {};
   const size_t n = report.problems.size();
   Error error(ErrorKind::kCorrupt, fmt::format("the store {} has {} problem{}{}", store.path(), n, n == 1 ? "" : "s", o.check_only ? "" : ", which were put out of the way"));

@@ -28,6 +28,9 @@ struct CacheWish {
 class RunMounts {
  public:
   RunMounts(layers::Store& store, const BuildRequest& request, std::stop_token stop) : store_(store), request_(request), stop_(std::move(stop)) {}
+  RunMounts(const RunMounts&) = delete;
+  RunMounts& operator=(const RunMounts&) = delete;
+  ~RunMounts();
 
   std::vector<SandboxMount> mounts;
   std::vector<std::pair<std::string, std::string>> environment;
