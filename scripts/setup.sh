@@ -7,7 +7,7 @@ build_packages="g++ cmake ninja-build ccache pkg-config git ca-certificates
   libcli11-dev libfmt-dev libre2-dev libdeflate-dev libisal-dev libzstd-dev libssl-dev libseccomp-dev
   libcurl4-openssl-dev libarchive-dev nlohmann-json3-dev libyaml-dev libtomlplusplus-dev doctest-dev libcap-dev uidmap busybox-static"
 # The registry, the readers and the sanitizers of the tests.
-test_packages="python3 curl docker-registry apache2-utils openssl skopeo umoci podman buildah runc catatonit netavark
+test_packages="python3 curl docker-registry apache2-utils openssl skopeo umoci podman buildah runc catatonit netavark docker.io
   mmdebstrap time zstd attr acl openssh-server qemu-user-static binfmt-support"
 
 fuzz_packages="clang libclang-rt-14-dev"

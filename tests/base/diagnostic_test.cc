@@ -57,6 +57,28 @@ TEST_CASE("a caret after UTF-8 text stays in place") {
         "      |   ^~");
 }
 
+TEST_CASE("a very long line is shown around its range") {
+  Diagnostic d;
+  d.message = "m";
+  d.line_text = std::string(500, 'a') + "BAD" + std::string(500, 'b');
+  d.range = {1, 501, 1, 504};
+  const std::string around = "…" + std::string(60, 'a') + "BAD" + std::string(97, 'b') + "…";
+  CHECK(d.render() == "1:501: error: m\n    1 | " + around + "\n      | " + std::string(61, ' ') + "^~~");
+  d.range = {1, 1, 1, 4};
+  CHECK(d.render() == "1:1: error: m\n    1 | " + std::string(160, 'a') + "…\n      | ^~~");
+  d.range = {1, 1001, 1, 1004};
+  CHECK(d.render() == "1:1001: error: m\n    1 | …" + std::string(160, 'b') + "\n      | " + std::string(158, ' ') + "^~~");
+  // No character is cut.
+  d.line_text.clear();
+  for (int i = 0; i < 300; ++i) d.line_text += "é";
+  d.range = {1, 301, 1, 303};
+  CHECK(d.render().find("\\x") == std::string::npos);
+  // Marked to where the excerpt ends.
+  d.line_text = std::string(400, 'x');
+  d.range = {1, 201, 3, 1};
+  CHECK(d.render() == "1:201: error: m\n    1 | …" + std::string(160, 'x') + "…\n      | " + std::string(61, ' ') + "^" + std::string(99, '~'));
+}
+
 TEST_CASE("line_of") {
   CHECK(line_of("a\r\nb\n\nc", 1) == "a");
   CHECK(line_of("a\r\nb\n\nc", 2) == "b");

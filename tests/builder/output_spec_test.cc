@@ -17,6 +17,10 @@ TEST_CASE("outputs are parsed") {
   CHECK_FALSE(parse_output("type=oci,dest=dir,tar=false")->tar);
   CHECK(parse_output("type=image,name=a:1,push=true")->push);
   CHECK(parse_output("type=docker,dest=-")->dest == "-");
+  CHECK(parse_output("type=docker")->dest.empty());  // loads
+  CHECK(parse_output("type=image,name=a,push=true,push-by-digest=true")->by_digest);
+  CHECK(parse_output("type=oci,dest=x,rewrite-timestamp=false")->rewrite_timestamp == false);
+  CHECK_FALSE(parse_output("type=oci,dest=x")->rewrite_timestamp.has_value());
 }
 
 TEST_CASE("compressions by name") {
@@ -36,7 +40,8 @@ TEST_CASE("compressions by name") {
 }
 
 TEST_CASE("wrong outputs get a suggestion") {
-  for (const char* bad : {"", "type=", "type=ocl,dest=x", "type=oci", "type=oci,dets=x", "type=oci,dest=x,compression=lzma", "type=oci,dest=x,tar=maybe"}) {
+  for (const char* bad : {"", "type=", "type=ocl,dest=x", "type=oci", "type=oci,dets=x", "type=oci,dest=x,compression=lzma", "type=oci,dest=x,tar=maybe", "type=image,dest=x", "type=tar,dest=x,push=true", "type=local,dest=-",
+                          "type=local,dest=x,compression=gzip", "type=docker,tar=false", "type=image,name=a,push-by-digest=true"}) {
     const std::string text = bad;
     CAPTURE(text);
     const auto output = parse_output(bad);

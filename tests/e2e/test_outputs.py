@@ -94,9 +94,88 @@ class Outputs(TestCase):
         self.assertEqual(read(self.out("o"), "f"), "from elsewhere")
 
     def test_bad_destinations(self):
-        for output, code in (("type=nope", 2), ("type=oci", 2), ("type=oci,dest=/nonexistent-directory/x.tar", 1), ("type=oci,dest=%s,compresion=gzip" % self.out("x"), 2)):
-            result = self.call("build", "-o", output, self.context)
-            self.assertEqual(result.code, code, output + "\n" + result.err)
+        self.write("file", "x", where=self.dir)
+        os.symlink("nowhere/x", self.out("dangling"))
+        bad = {
+            "type=nope": "known: image",
+            "type=oci": "needs dest=",
+            "type=oci,dest=/nonexistent-directory/x.tar": "there is no directory /nonexistent-directory",
+            "type=oci,dest=%s,compresion=gzip" % self.out("x"): "did you mean compression?",
+            "type=tar,dest=" + self.dir: "it is a directory",
+            "type=local,dest=" + self.out("file"): "is no directory",
+            "type=local,dest=" + self.out("file/below"): "file",
+            "type=local,dest=-": "cannot go to standard output",
+            "type=docker,dest=" + self.out("file/below"): "ENOTDIR",
+            "type=oci,dest=" + self.out("dangling/x"): "there is no directory",
+            "type=image,dest=" + self.out("x"): "dest= has no meaning",
+            "type=tar,push=true,dest=x": "push= has no meaning",
+            "type=local,compression=zstd,dest=x": "compression= has no meaning",
+        }
+        for output, says in bad.items():
+            result = self.fails(2, "build", "-o", output, self.context)
+            self.assertIn(says, result.err, output)
+            self.assertNotIn("RUN echo", result.err, "nothing is built")
+        if not ROOT:
+            os.mkdir(self.out("locked"), 0o555)
+            self.assertIn("cannot be written to", self.fails(2, "build", "-o", "type=tar,dest=" + self.out("locked/x"), self.context).err)
+        self.assertFalse(os.path.exists(self.out("x")))
+
+    def test_the_same_destination_twice(self):
+        os.symlink("context", self.out("other-name"))
+        for one, two in (("type=tar,dest=x", "type=oci,dest=x"), ("type=tar,dest=x", "type=local,dest=./x/"), ("-", "type=oci,dest=-"), ("type=tar,dest=context/x", "type=tar,dest=other-name/x")):
+            result = self.fails(2, "build", "-o", one, "-o", two, self.context)
+            self.assertIn("two outputs", result.err)
+
+    def test_standard_output_is_for_the_archive(self):
+        call, environment = self.command("build", "-o", "-", self.context)
+        with open(self.out("both"), "wb") as both:
+            done = subprocess.run(call, env=environment, stdout=both, stderr=both)
+        self.assertEqual(done.returncode, 2)
+        self.assertIn("progress would get into the archive", read(self.out("both")))
+
+    def test_each_output_as_asked_for(self):
+        host = registry().host
+        self.dockerfile("FROM BUSYBOX\nRUN seq 100000 > /numbers\nCOPY Dockerfile /\n")
+        self.build("-t", "local:1", "--metadata-file", self.out("meta.json"),
+                   "-o", "type=registry,name=%s/a:1,compression=zstd" % host,
+                   "-o", "type=registry,name=%s/b:1,name=%s/b:2,compression=gzip,compression-level=9,oci-mediatypes=false" % (host, host),
+                   "-o", "type=image,name=%s/c:1,push=true,push-by-digest=true,compression=uncompressed" % host,
+                   "-o", "type=oci,dest=%s,compression=gzip,name=other:7" % self.out("x.tar"), "-o", "type=oci,dest=%s/,compression=zstd,compression-level=1" % self.out("layout"),
+                   "-o", "type=local,dest=" + self.out("d"), "-o", "type=tar,dest=" + self.out("files.tar"))
+        raw = lambda place: json.loads(self.run_tool("skopeo", "inspect", "--raw", "--tls-verify=false", place))
+        types = lambda manifest: [layer["mediaType"].rsplit(".", 1)[1] for layer in manifest["layers"]]
+        a, b = raw("docker://%s/a:1" % host), raw("docker://%s/b:2" % host)
+        # The base's layer stays as it was pulled.
+        self.assertEqual(types(a), ["tar+gzip", "tar+zstd", "tar+zstd"])
+        self.assertEqual(b["mediaType"], "application/vnd.docker.distribution.manifest.v2+json")
+        self.assertEqual(types(b), ["gzip"] * 3)
+        self.assertEqual(b, raw("docker://%s/b:1" % host))
+        self.assertEqual(types(raw("oci-archive:" + self.out("x.tar") + ":7")), ["tar+gzip"] * 3)
+        layout = raw("oci:%s:1" % self.out("layout"))
+        self.assertEqual(types(layout), ["tar+gzip", "tar+zstd", "tar+zstd"])
+        self.assertNotEqual(layout["layers"][1]["digest"], a["layers"][1]["digest"], "another level")
+        self.assertNotEqual(b["layers"][1]["digest"], raw("oci-archive:" + self.out("x.tar") + ":7")["layers"][1]["digest"])
+        self.assertEqual(read(self.out("d"), "Dockerfile"), read(self.context, "Dockerfile"))
+        with tarfile.open(self.out("files.tar")) as tar:
+            self.assertIn("numbers", tar.getnames())
+        digest = json.loads(read(self.out("meta.json")))["containerimage.digest"]
+        self.assertEqual(digest, skopeo_inspect(host + "/a:1")["Digest"], "that of the first that pushes")
+        # Pushed by digest: no tag.
+        manifests = os.path.join(registry().storage, "docker/registry/v2/repositories/c/_manifests")
+        self.assertEqual(os.listdir(manifests), ["revisions"])
+        self.assertRegex(self.ok("images").out, "local +1 ")
+
+    def test_the_same_name_with_different_options(self):
+        name = registry().host + "/conflict:1"
+        result = self.fails(2, "build", "-o", "type=registry,compression=zstd,name=" + name, "-o", "type=registry,name=" + name, self.context)
+        self.assertIn("with different options", result.err)
+        self.ok("build", "-o", "type=registry,compression=zstd,name=" + name, "-o", "type=registry,compression=zstd,name=" + name, self.context)
+
+    def test_push_takes_the_options_of_the_output(self):
+        name = registry().host + "/options:1"
+        self.build("-t", name, "--push", "-o", "type=image,compression=zstd,force-compression=true")
+        manifest = json.loads(self.run_tool("skopeo", "inspect", "--raw", "--tls-verify=false", "docker://" + name))
+        self.assertEqual({layer["mediaType"].rsplit(".", 1)[1] for layer in manifest["layers"]}, {"tar+zstd"})
 
 
 class Destinations(TestCase):

@@ -64,5 +64,87 @@ class Reproducible(TestCase):
         self.assertEqual(len(set(digests.values())), 1, digests)
 
 
+class Times(TestCase):
+    """SOURCE_DATE_EPOCH, and what --rewrite-timestamp makes of it."""
+
+    def setUp(self):
+        super().setUp()
+        self.dockerfile("FROM BUSYBOX\nCOPY file /file\nRUN echo 1 > /one\n")
+        self.write("file", "x")
+
+    def later(self, name, *args, **kw):
+        """The same build at another time: every file is newer."""
+        time.sleep(1.1)
+        os.utime(os.path.join(self.context, "file"))
+        return self.build("--no-cache", "-t", name, *args, **kw)
+
+    def times(self, archive):
+        with tarfile.open(archive) as outer:
+            manifest = json.load(outer.extractfile("manifest.json"))[0]
+            found = {}
+            for name in manifest["Layers"]:
+                with tarfile.open(fileobj=io.BytesIO(outer.extractfile(name).read())) as layer:
+                    found.update({m.name: m.mtime for m in layer})
+            return found
+
+    def test_the_same_bytes_at_another_time(self):
+        epoch = {"SOURCE_DATE_EPOCH": "1700000123"}
+        for i, (first, second) in enumerate((((), ()), (("--rewrite-timestamp",), ("-o", "type=docker,rewrite-timestamp=true,dest=" + os.path.join(self.dir, "again.tar"))))):
+            a, b = "a%d" % i, "b%d" % i
+            self.build("-t", a, *first, env=epoch)
+            self.later(b, *second, env=epoch)
+            self.assertEqual(self.ok("diff", a, b).out, "The images are the same.\n")
+            self.assertEqual(self.inspect(a)["Digest"], self.inspect(b)["Digest"])
+        self.assertEqual({self.times(os.path.join(self.dir, "again.tar"))[n] for n in ("file", "one")}, {1700000123})
+
+    def test_times_are_kept_on_request(self):
+        epoch = {"SOURCE_DATE_EPOCH": "1700000123"}
+        before = int(time.time())
+        self.build("-t", "rewritten", env=epoch)
+        archive = os.path.join(self.dir, "kept.tar")
+        self.build("-t", "kept", "--rewrite-timestamp=false", "-o", "type=docker,dest=" + archive, env=epoch)
+        self.assertTrue(all(self.times(archive)[n] >= before - 60 for n in ("file", "one")), self.times(archive))
+        self.assertEqual(self.inspect("kept")["Config"]["created"], "2023-11-14T22:15:23Z", "what says when the image was made")
+        self.later("later", "--rewrite-timestamp=false", env=epoch)
+        self.assertIn("Only times differ", self.fails(1, "diff", "kept", "later").out)
+        # Each has its own records.
+        self.assertEqual(self.build("-t", "again", env=epoch).out, self.build("-t", "rewritten", env=epoch).out)
+
+    def test_without_a_time(self):
+        self.assertIn("rewrite-timestamp changes nothing without a time", self.build("--rewrite-timestamp").err)
+        self.assertIn("rewrite-timestamp changes nothing without a time", self.build("-o", "type=image,rewrite-timestamp=true").err)
+        self.assertNotIn("rewrite-timestamp", self.build("--rewrite-timestamp=false").err)
+        self.fails(2, "build", "--rewrite-timestamp=maybe", self.context)
+        result = self.fails(2, "build", "-o", "type=tar,dest=x,rewrite-timestamp=true", "-o", "type=tar,dest=y,rewrite-timestamp=false", self.context)
+        self.assertIn("cannot differ in rewrite-timestamp", result.err)
+
+    def git(self, *args, **env):
+        subprocess.run(["git", "-c", "user.name=n", "-c", "user.email=n@localhost", *args], cwd=self.context, check=True, capture_output=True, env=dict(os.environ, **env))
+
+    def test_the_commit_of_the_context(self):
+        context = {"SOURCE_DATE_EPOCH": "context"}
+        self.assertIn("gives no time", self.build("-t", "x", env=context).err)
+        self.git("init", "-q")
+        self.assertIn("gives no time", self.build("-t", "x", env=context).err, "no commit yet")
+        self.git("add", ".")
+        self.git("commit", "-q", "-m", "one", GIT_COMMITTER_DATE="1600000000 +0200", GIT_AUTHOR_DATE="1500000000 +0000")
+        self.build("-t", "x", env=context)
+        self.assertEqual(self.inspect("x")["Config"]["created"], "2020-09-13T12:26:40Z", "when it was committed")
+        other = os.path.join(self.dir, "other")
+        self.git("worktree", "add", "-q", other, "-b", "other")
+        # A directory within, a tree whose settings would run something, and a work tree of another.
+        self.write("sub/Dockerfile", "FROM scratch\nCOPY Dockerfile /\n")
+        self.git("config", "core.fsmonitor", "touch %s/ran" % self.dir)
+        self.git("config", "core.pager", "touch %s/ran" % self.dir)
+        self.ok("build", "-t", "sub", os.path.join(self.context, "sub"), env=context)
+        self.assertEqual(self.inspect("sub")["Config"]["created"], "2020-09-13T12:26:40Z")
+        self.git("config", "log.showSignature", "true")
+        self.ok("build", "-t", "other", other, env=context)
+        self.assertEqual(self.inspect("other")["Config"]["created"], "2020-09-13T12:26:40Z")
+        self.assertFalse(os.path.exists(self.dir + "/ran"))
+        self.write(".git/HEAD", "garbage")
+        self.assertIn("git could not read the commit", self.fails(1, "build", self.context, env=context).err)
+
+
 if __name__ == "__main__":
     unittest.main()
