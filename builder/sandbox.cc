@@ -82,8 +82,8 @@ class Relay {
   const OutputCallback& callback_;
 };
 
-// Waits for the child while relaying. Everything it started is dead when its report pipe and outputs are closed
-// and it has been waited for: it waits for the pid namespace itself.
+// Relays until the child has reported how its command ended, which it does when everything that the command started is
+// dead, or until it and all its streams have ended.
 Result<std::string> supervise(ChildProcess& child, std::vector<Relay>& relays, UniqueFd report, int stop_event) {
   std::string text;
   OutputCallback collect = [&](OutputStream, std::string_view bytes) { text += bytes; };
@@ -99,7 +99,12 @@ Result<std::string> supervise(ChildProcess& child, std::vector<Relay>& relays, U
     }
     if (!open) return text;
     fds.push_back({stopped ? -1 : stop_event, POLLIN, 0});
-    if (::poll(fds.data(), fds.size(), -1) < 0) {
+    // After the report nobody writes to the outputs any more: what they hold is read, their ends are not waited for.
+    const auto report_read = text.empty() ? Result<std::optional<ExitStatus>>(std::nullopt) : internal::read_report(text);
+    const bool reported = report_read && *report_read;
+    const int ready = ::poll(fds.data(), fds.size(), reported ? 0 : -1);
+    if (ready == 0) return text;
+    if (ready < 0) {
       if (errno == EINTR) continue;
       return system_error(errno, "poll");
     }
@@ -158,6 +163,14 @@ void send_plan(const UniqueFd& socket, std::string_view text) {
 }  // namespace
 
 struct Sandboxes::Impl {
+  // A sandbox is taken down by the kernel when its last process ends. That takes a while, and only the next root is in
+  // need of it: overlayfs wants no upper directory to be another's lower one.
+  void wait_for_ending() {
+    std::vector<ChildProcess> all;
+    all.swap(*ending.lock());
+    for (ChildProcess& child : all) ignore_error(child.wait(), "its command has been reported");
+  }
+
   // One that was prepared, or a new one.
   Result<Prepared> take(const internal::SandboxBase& base) {
     if (auto waiting = prepared.lock(); !waiting->empty()) {
@@ -172,10 +185,11 @@ struct Sandboxes::Impl {
   }
 
   Guarded<std::vector<Prepared>> prepared;
+  Guarded<std::vector<ChildProcess>> ending;  // their commands were reported
 };
 
 Sandboxes::Sandboxes() : impl_(std::make_unique<Impl>()) {}
-Sandboxes::~Sandboxes() = default;
+Sandboxes::~Sandboxes() { impl_->wait_for_ending(); }
 
 Result<ExitStatus> Sandboxes::run(const SandboxSpec& spec, const OutputCallback& output, std::stop_token stop, bool another_follows) {
   if (stop.stop_requested()) return Error(ErrorKind::kCancelled, "interrupted");
@@ -188,6 +202,7 @@ Result<ExitStatus> Sandboxes::run(const SandboxSpec& spec, const OutputCallback&
     [[maybe_unused]] const ssize_t n = ::write(stop_event.get(), &one, sizeof one);
   });
   ASSIGN_OR_RETURN(Prepared sandbox, impl_->take(base));
+  impl_->wait_for_ending();
   send_plan(sandbox.plan, internal::serialise(plan));
   sandbox.plan.reset();
   if (another_follows && impl_->prepared.lock()->empty()) {
@@ -200,10 +215,14 @@ Result<ExitStatus> Sandboxes::run(const SandboxSpec& spec, const OutputCallback&
     relays.emplace_back(std::move(sandbox.err), OutputStream::kStderr, output);
   }
   ASSIGN_OR_RETURN(const std::string text, supervise(sandbox.child, relays, std::move(sandbox.report), stop_event.get()));
+  const auto reported = internal::read_report(text);
+  if (reported && *reported && !stop.stop_requested()) {
+    impl_->ending.lock()->push_back(std::move(sandbox.child));
+    return **reported;
+  }
   ASSIGN_OR_RETURN(const ExitStatus own, sandbox.child.wait());
   if (stop.stop_requested()) return Error(ErrorKind::kCancelled, "interrupted");
-  ASSIGN_OR_RETURN(const std::optional<ExitStatus> status, internal::read_report(text));
-  if (status) return *status;
+  if (!reported) return Error(reported.error());
   return Error(ErrorKind::kInternal, own.signal != 0 ? fmt::format("the sandbox was killed by signal {}", own.signal) : fmt::format("the sandbox ended with status {} and no report", own.code))
       .with_note("when the machine has too little memory, the kernel kills processes");
 }

@@ -79,7 +79,8 @@ class Sandboxes {
   Sandboxes& operator=(const Sandboxes&) = delete;
 
   // Runs to the end and returns how the command ended. Everything the command started is dead when this
-  // returns, no mount is left, and upper_dir has no stub of ours. A stop request kills all (kCancelled).
+  // returns, and upper_dir has no stub of ours; the mounts are gone before the next command's root is made, and when
+  // this object is. A stop request kills all (kCancelled).
   // Errors mean that the sandbox could not be set up (kDenied, kUnsupported, kNotFound for an unknown user
   // or program; each names what was tried and what to do), never that the command failed.
   // With `another_follows` a sandbox of the same kind is prepared meanwhile.
