@@ -173,10 +173,7 @@ Result<void> RecordBook::put(const KeyInputs& inputs, const StepRecord& record,
   return store_.put_record(inputs_key(step_identity), inputs.serialise());
 }
 
-bool RecordBook::knows(const std::string& step_identity) {
-  const auto text = store_.record(inputs_key(step_identity));
-  return text && text->has_value();
-}
+bool RecordBook::knows(const std::string& step_identity) { return store_.has_record(inputs_key(step_identity)); }
 
 std::string RecordBook::explain_miss(const KeyInputs& inputs, const std::string& step_identity) {
   const auto text = store_.record(inputs_key(step_identity));

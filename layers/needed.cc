@@ -2,8 +2,10 @@
 
 #include <fcntl.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 
 #include "oci/image_config.h"
 
@@ -68,6 +70,10 @@ std::vector<std::string> blobs_of(const LayerMeta& meta) {
   return blobs;
 }
 
+namespace {
+constexpr size_t kRecordBeginning = 4096;
+}
+
 Result<std::vector<UsedRecord>> list_records(const std::string& store, const Store::LayersOfRecord& layers_of_record) {
   std::vector<UsedRecord> records;
   ASSIGN_OR_RETURN(const auto shards, names_in(store + "/records"));
@@ -78,9 +84,15 @@ Result<std::vector<UsedRecord>> list_records(const std::string& store, const Sto
       UsedRecord record{directory + "/" + key, 0, {}};
       struct stat st {};
       if (::stat(record.path.c_str(), &st) == 0) record.used = st.st_mtim.tv_sec;
-      ASSIGN_OR_RETURN(const auto text, read_file_if_exists(AT_FDCWD, record.path, 16 << 20));
-      if (!text) continue;
-      record.layers = layers_of_record(*text);
+      // Layers are named at the beginning. The inputs of a step that copied very many files are long.
+      const auto file = open_at(AT_FDCWD, record.path, O_RDONLY | O_NOCTTY);
+      if (!file && file.error().kind() == ErrorKind::kNotFound) continue;
+      if (!file) return Error(file.error());
+      std::string text(kRecordBeginning, '\0');
+      const ssize_t size = ::read(file->get(), text.data(), text.size());
+      if (size < 0) return system_error(errno, "read", record.path);
+      text.resize(static_cast<size_t>(size));
+      record.layers = layers_of_record(text);
       records.push_back(std::move(record));
     }
   }

@@ -327,8 +327,10 @@ Result<std::optional<std::string>> Store::record(const std::string& key_hex) {
   constexpr int64_t kExact = 3600, kCloser = 1;
   struct stat st {};
   if (::stat(path.c_str(), &st) == 0 && now().seconds - st.st_mtim.tv_sec > (impl_->keeper ? kCloser : kExact)) ::utimensat(AT_FDCWD, path.c_str(), nullptr, 0);
-  return read_file_if_exists(AT_FDCWD, path, 16 << 20);
+  return read_file_if_exists(AT_FDCWD, path);
 }
+
+bool Store::has_record(const std::string& key_hex) { return ::access(impl_->record_path(key_hex).c_str(), F_OK) == 0; }
 
 Result<void> Store::put_record(const std::string& key_hex, std::string_view value) {
   const std::string path = impl_->record_path(key_hex);

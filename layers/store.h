@@ -187,6 +187,7 @@ class Store : public oci::BlobSource, public oci::BlobSink {
 
   // --- records and indexes, opaque ---------------------------------------------------------------
   Result<std::optional<std::string>> record(const std::string& key_hex);
+  bool has_record(const std::string& key_hex);
   Result<void> put_record(const std::string& key_hex, std::string_view value);
   Result<std::optional<std::string>> index(const std::string& name);
   Result<void> put_index(const std::string& name, std::string_view value);
@@ -198,7 +199,7 @@ class Store : public oci::BlobSource, public oci::BlobSink {
   };
   Result<Usage> usage();
   // Removes what neither an image name nor a kept build record needs. Layer ids held by a record are found by calling
-  // `layers_of_record` on its value. Fails with kUnavailable when another process uses the store. Returns the bytes
+  // `layers_of_record` on the first 4 KiB of its value. Fails with kUnavailable when another process uses the store. Returns the bytes
   // that were freed.
   using LayersOfRecord = std::function<std::vector<LayerId>(std::string_view record)>;
   Result<uint64_t> prune(const PruneOptions& options, const LayersOfRecord& layers_of_record);

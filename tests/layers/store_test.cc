@@ -389,3 +389,20 @@ TEST_CASE_FIXTURE(Fixture, "prune removes the types that are named and no others
   prune({});
   CHECK_FALSE(is_there(store->path() + "/quarantine"));
 }
+
+TEST_CASE_FIXTURE(Fixture, "a record may be long: the inputs of a step that copied very many files") {
+  const std::string key(64, 'a'), text(40 << 20, 'x');
+  CHECK_FALSE(store->has_record(key));
+  REQUIRE(store->put_record(key, text));
+  CHECK(store->has_record(key));
+  const auto found = store->record(key);
+  REQUIRE(found);
+  CHECK(*found == text);
+  std::vector<size_t> sizes;
+  REQUIRE(store->prune({}, [&](std::string_view record) {
+    sizes.push_back(record.size());
+    return std::vector<LayerId>();
+  }));
+  REQUIRE(sizes.size() == 1);
+  CHECK(sizes[0] < 1 << 20);
+}
