@@ -402,6 +402,7 @@ Result<std::string> Build::describe() {
 Result<BuildResult> Build::run() {
   RETURN_IF_ERROR(check_outputs());
   if (!outputs_.pushes.empty() && outputs_.pushes.front().compression.type != oci::Compression::kNone) early_push_.emplace(client_, store_, outputs_.pushes.front().names.front());
+  store_.stop_on(stop_.get_token());  // also what a failed step ends
   RETURN_IF_ERROR(limit_space());
   ASSIGN_OR_RETURN(const LoadedDockerfile loaded, load());
   RETURN_IF_ERROR(settle_epoch(request_, {loaded.parsed.dockerfile, sources_, resolver_, [this](const std::string& text) { events_.warning(text); }}));
@@ -419,7 +420,9 @@ Result<BuildResult> Build::run() {
     images.push_back({made.platform, std::move(*image)});
   }
   if (stop_.stop_requested()) return cancelled_or(Error(ErrorKind::kCancelled, "interrupted"));
-  RETURN_IF_ERROR(store_.check_space());  // before a name moves
+  // Before a name moves: the forms that outputs want are there, and fit.
+  for (std::future<void>& work : compressing_) work.wait();
+  RETURN_IF_ERROR(store_.check_space());
   RETURN_IF_ERROR(tag(images, result));
   auto sent = send_out(images, result);
   if (!sent) return cancelled_or(std::move(sent).error());

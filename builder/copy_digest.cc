@@ -78,9 +78,9 @@ class WatchedFiles : public layers::FileOpener {
     if (watched == nullptr) return {};
     SelectedFile& file = *watched->file;
     ASSIGN_OR_RETURN(const bool unchanged, tree_->unchanged(path, file.info, fd));
-    if (unchanged && !file.digest.empty()) return {};
     if (!unchanged && !bytes) return changed(path);
     if (bytes) watched->taken = sha256(*bytes);  // a window's file is shorter than a piece
+    if (!bytes && !file.digest.empty()) return {};
     if (!watched->taken) return Error(ErrorKind::kInternal, path + " was copied without its digest");
     std::string text = to_hex(*watched->taken);
     if (!file.digest.empty() && file.digest != text) return changed(path);

@@ -422,8 +422,11 @@ Result<std::optional<int64_t>> work_tree_time(const std::string& directory, cons
   }
   SpawnOptions options;
   options.argv = {"git", "cat-file", "commit", "HEAD"};
-  // The tree is the user's own choice, whoever owns it; only its objects are read, and no setting of it runs anything.
+  // The tree is the user's own choice, whoever owns it, and with GIT_DIR git trusts its settings. Only one object is read:
+  // the one thing that settings could make of that, a command run to fetch it from a promised place, is forbidden.
   options.environment = git_environment({}, "false", {});
+  options.environment->push_back("GIT_ALLOW_PROTOCOL=");
+  options.environment->push_back("GIT_NO_LAZY_FETCH=1");
   options.environment->push_back("GIT_DIR=" + at + "/.git");
   options.working_directory = "/";
   options.new_process_group = true;

@@ -174,6 +174,11 @@ struct Sandboxes::Impl {
   // One that was prepared, or a new one.
   Result<Prepared> take(const internal::SandboxBase& base) {
     if (auto waiting = prepared.lock(); !waiting->empty()) {
+      // Killed while it waited, by who is short of memory.
+      std::erase_if(*waiting, [](const Prepared& p) {
+        pollfd ended{p.child.pidfd(), POLLIN, 0};
+        return ::poll(&ended, 1, 0) > 0;
+      });
       const auto fits = std::find_if(waiting->begin(), waiting->end(), [&](const Prepared& p) { return p.base == base; });
       if (fits != waiting->end()) {
         Prepared found = std::move(*fits);

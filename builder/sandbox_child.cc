@@ -22,7 +22,6 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-
 #include <cstdlib>
 
 #include "base/files.h"

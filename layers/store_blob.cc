@@ -26,8 +26,10 @@ bool same_form(const LayerBlob& blob, const CompressionOptions& options) {
   return blob.pulled ? has_index(blob) == options.indexed : blob.format == index_format(options);
 }
 
-const LayerBlob* serving_blob(const LayerMeta& meta, const CompressionOptions& options) {
+// One that is here: a pulled layer's may be in its registry alone, and who asks for a form has no other source.
+const LayerBlob* serving_blob(Store& store, const LayerMeta& meta, const CompressionOptions& options) {
   for (const LayerBlob& blob : meta.blobs) {
+    if (!store.has_blob(blob.descriptor)) continue;
     const bool same = same_form(blob, options) && (blob.pulled || blob.level == options.level);
     const bool known_to_others = blob.pulled && !options.indexed && !has_index(blob);
     if (options.force ? same && !blob.pulled : same || known_to_others) return &blob;
@@ -54,7 +56,7 @@ Result<BlobForm> Store::blob(const LayerId& id, const CompressionOptions& option
   }
   const auto slot = impl_->flights.enter("forms " + id.value);
   ASSIGN_OR_RETURN(LayerMeta meta, impl_->meta(id));
-  if (const LayerBlob* known = serving_blob(meta, options); known != nullptr && meta.diff_id && (known->pulled || has_blob(known->descriptor))) {
+  if (const LayerBlob* known = serving_blob(*this, meta, options); known != nullptr && meta.diff_id) {
     return BlobForm{known->descriptor, known->diff_id.value_or(*meta.diff_id)};
   }
   ASSIGN_OR_RETURN(std::optional<LayerBlob> made, options.indexed ? impl_->compress_indexed(id, meta, options, pool) : std::optional<LayerBlob>());

@@ -231,7 +231,7 @@ Result<LayerId> Store::seal(PendingLayer layer, const SealOptions& options) {
 Result<LayerId> Store::add_entries(EntryList entries, const SealOptions& options, LayerForm form, ThreadPool* pool) {
   uint64_t bytes = 0;
   for (const Entry& entry : entries) bytes += entry.size;
-  RETURN_IF_ERROR(impl_->make_room(bytes, false));
+  RETURN_IF_ERROR(impl_->make_room(bytes, form == LayerForm::kTar));
   ASSIGN_OR_RETURN(PendingLayer layer, begin_layer());
   LayerMeta meta;
   meta.clamp_mtime = options.clamp_mtime;
@@ -276,7 +276,8 @@ Result<LayerId> Store::add_entries_compressed(EntryList entries, const SealOptio
   ASSIGN_OR_RETURN(const auto compressor, compress_to(out, compression, pool));
   HashingWriter tar_hash(-1);
   TeeSink both(tar_hash, *compressor);
-  TarStream stream(both, options.clamp_mtime, &pool);
+  StoppableSink stoppable(both, impl_->stop);
+  TarStream stream(stoppable, options.clamp_mtime, &pool);
   for (Entry& entry : entries) RETURN_IF_ERROR(stream.add(std::move(entry)));
   RETURN_IF_ERROR(stream.finish());
   RETURN_IF_ERROR(compressor->finish());

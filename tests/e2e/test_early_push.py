@@ -63,6 +63,26 @@ class EarlyPush(FaultCase):
         self.build("-t", proxy.host + "/whole:1", "--push")
         self.assert_pushed(proxy.host + "/whole:1")
 
+    def test_a_layer_that_is_known_from_elsewhere_without_its_bytes(self):
+        """The store knows a pulled layer, of another compression, whose blob it never fetched; the build makes the same."""
+        server = self.spec_registry()
+        epoch = {"SOURCE_DATE_EPOCH": "1700000000"}
+        random_file(os.path.join(self.context, "data"), 6 * MIB)
+        self.write("Dockerfile", "FROM scratch\nCOPY data /data\n")
+        self.build("-o", "type=registry,compression=zstd,name=%s/twin:1" % server.host, env=epoch)
+        other = dict(epoch, LAMINA_STORE=os.path.join(self.dir, "other-store"))
+        self.write("Above", "FROM %s/twin:1\nLABEL a=b\n" % server.host)
+        self.ok("build", "-q", "-f", os.path.join(self.context, "Above"), "-t", "above", self.context, env=other)
+        self.ok("build", "-q", "--push", "-t", server.host + "/elsewhere:1", self.context, env=other)
+        self.assert_pushed(server.host + "/elsewhere:1")
+
+    def test_a_failing_step_does_not_wait_for_compression(self):
+        server = self.spec_registry()
+        self.dockerfile("FROM BUSYBOX\nRUN head -c 400000000 /dev/urandom > /first\nRUN sleep 1; date +%s; false\n")
+        result = self.fails(1, "build", "--progress=plain", "-t", server.host + "/failed:1", "--push", self.context)
+        failed = int(re.search(r"(?m)^#\d+ [0-9.]+ (\d{10})$", result.err)[1])
+        self.assertLess(time.time() - failed, 4)
+
     def test_a_failing_build_pushes_no_image(self):
         server = self.spec_registry()
         self.dockerfile("FROM BUSYBOX\nRUN head -c 6000000 /dev/urandom > /first\nRUN sleep 1; false\n")

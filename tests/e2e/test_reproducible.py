@@ -87,6 +87,20 @@ class Times(TestCase):
                     found.update({m.name: m.mtime for m in layer})
             return found
 
+    def test_a_hostile_repository_runs_nothing(self):
+        """Git would fetch a missing commit from a promised remote, whose settings name a command."""
+        ran = os.path.join(self.dir, "ran")
+        repository = os.path.join(self.context, ".git")
+        subprocess.run(["git", "init", "-q", self.context], check=True)
+        with open(repository + "/HEAD", "w") as f:
+            f.write("1" * 40 + "\n")
+        with open(repository + "/config", "w") as f:
+            f.write("[core]\nrepositoryformatversion = 1\n[extensions]\npartialClone = origin\n[remote \"origin\"]\nurl = %s\n"
+                    "promisor = true\nuploadpack = \"touch %s; false\"\npartialclonefilter = blob:none\n" % (repository, ran))
+        self.dockerfile("ARG SOURCE_DATE_EPOCH=context\nFROM scratch\nCOPY file /file\n")
+        self.call("build", "-t", "hostile", self.context)
+        self.assertFalse(os.path.exists(ran))
+
     def test_the_same_bytes_at_another_time(self):
         epoch = {"SOURCE_DATE_EPOCH": "1700000123"}
         for i, (first, second) in enumerate((((), ()), (("--rewrite-timestamp",), ("-o", "type=docker,rewrite-timestamp=true,dest=" + os.path.join(self.dir, "again.tar"))))):
