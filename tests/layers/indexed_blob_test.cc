@@ -311,17 +311,19 @@ TEST_CASE("the store keeps each form, and gives the layer's own tar back from no
   CHECK(again->diff_id != *store->diff_id(id));
 }
 
-TEST_CASE("a pulled blob serves for its own form") {
+TEST_CASE("a pulled blob that is here serves for its own form") {
   TempDir dir = std::move(*TempDir::create("/tmp", "indexed-test"));
   ThreadPool pool(2);
   auto store = *Store::open(dir.path() + "/store");
   const LayerId id = *store->add_entries({make_entry("a", EntryType::kFile, "1")}, {}, LayerForm::kTar);
   oci::Descriptor elsewhere;
   elsewhere.media_type = oci::media_type::kOciLayerZstd;
-  elsewhere.digest = oci::Digest::of("what a registry has");
-  elsewhere.size = 20;
+  const std::string bytes = "what a registry has";
+  elsewhere.digest = oci::Digest::of(bytes);
+  elsewhere.size = bytes.size();
   elsewhere.annotations = {{annotation::kChunkedChecksum, "sha256:" + elsewhere.digest.hex()}, {"com.example.note", "of that manifest"}};
   REQUIRE(*store->add_pulled(*store->diff_id(id), elsewhere) == id);
+  REQUIRE(oci::put_blob(*store, elsewhere, bytes));
   CompressionOptions chunked_options;
   chunked_options.type = oci::Compression::kZstd;
   chunked_options.indexed = true;
