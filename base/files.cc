@@ -78,12 +78,6 @@ Result<std::string> read_open_file(int fd, std::string_view path, uint64_t limit
   return text;
 }
 
-std::string parent_of(const std::string& path) {
-  const size_t slash = path.rfind('/');
-  if (slash == std::string::npos) return ".";
-  return slash == 0 ? "/" : path.substr(0, slash);
-}
-
 Result<void> write_new_file(UniqueFd fd, std::string_view data, Durability durability) {
   RETURN_IF_ERROR(write_all(fd.get(), data));
   if (durability == Durability::kFsync && ::fsync(fd.get()) != 0) {
@@ -183,6 +177,17 @@ Result<std::optional<std::string>> read_file_if_exists(int dir_fd, const std::st
   return std::move(text).error();
 }
 
+std::string real_path(const std::string& path) {
+  const std::unique_ptr<char, decltype(&std::free)> real(::realpath(path.c_str(), nullptr), &std::free);
+  return real ? std::string(real.get()) : std::string();
+}
+
+std::string parent_directory(const std::string& path) {
+  const size_t slash = path.rfind('/');
+  if (slash == std::string::npos) return ".";
+  return slash == 0 ? "/" : path.substr(0, slash);
+}
+
 Result<void> write_output_file(const std::string& path, const std::function<Result<void>(int fd)>& write) {
   struct stat st {};
   const bool exists = ::stat(path.c_str(), &st) == 0;
@@ -194,9 +199,8 @@ Result<void> write_output_file(const std::string& path, const std::function<Resu
   if (exists && !S_ISREG(st.st_mode)) return write_into(path, 0);
   std::string target = path;
   if (struct stat link {}; ::lstat(path.c_str(), &link) == 0 && S_ISLNK(link.st_mode)) {
-    const std::unique_ptr<char, decltype(&std::free)> real(::realpath(path.c_str(), nullptr), &std::free);
-    if (!real) return write_into(path, O_CREAT | O_TRUNC);  // it leads to nothing yet
-    target = real.get();
+    target = real_path(path);
+    if (target.empty()) return write_into(path, O_CREAT | O_TRUNC);  // it leads to nothing yet
   }
   const std::string temporary = target + "." + temporary_name("part");
   ScopeExit remove_temporary([&] { ::unlink(temporary.c_str()); });
@@ -211,7 +215,7 @@ Result<void> write_output_file(const std::string& path, const std::function<Resu
 
 Result<void> write_file_atomically(int dir_fd, const std::string& path, std::string_view data,
                                    Durability durability, mode_t mode) {
-  const std::string parent = parent_of(path);
+  const std::string parent = parent_directory(path);
   std::string temporary;
   UniqueFd fd;
   for (int attempt = 0; !fd; ++attempt) {

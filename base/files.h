@@ -51,6 +51,11 @@ Result<void> write_file_atomically(int dir_fd, const std::string& path, std::str
 // `write` gets the descriptor.
 Result<void> write_output_file(const std::string& path, const std::function<Result<void>(int fd)>& write);
 
+// realpath(3), "" where it fails (errno says why).
+std::string real_path(const std::string& path);
+// Of a path as it is written: "." for a plain name, "/" for what is in the root.
+std::string parent_directory(const std::string& path);
+
 // mkdir -p with the given mode (less the umask) for what is made; existing directories are left as
 // they are.
 Result<void> make_directories(int dir_fd, const std::string& path, mode_t mode = 0755);

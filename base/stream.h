@@ -72,6 +72,22 @@ class FunctionSink : public ByteSink {
   std::function<Result<void>(std::span<const std::byte>)> f_;
 };
 
+// Keeps what it is given.
+class StringSink : public ByteSink {
+ public:
+  std::string text;
+  Result<void> write(std::span<const std::byte> data) override {
+    text.append(reinterpret_cast<const char*>(data.data()), data.size());
+    return {};
+  }
+};
+
+// Takes everything and keeps nothing: for streams that are read to check them.
+class NullSink : public ByteSink {
+ public:
+  Result<void> write(std::span<const std::byte>) override { return {}; }
+};
+
 inline constexpr size_t kCopyBufferSize =
     256 * 1024;  // fastest block for read(2), docs/performance.md
 

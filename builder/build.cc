@@ -333,8 +333,6 @@ Result<oci::Descriptor> Build::push_index(const std::vector<PlatformImage>& imag
 }
 
 Result<void> Build::send_out(const std::vector<PlatformImage>& images, BuildResult& result) {
-  // Nothing is sent twice at the same time.
-  for (std::future<void>& work : compressing_) work.wait();
   for (const internal::PushPlan& push : outputs_.pushes) {
     oci::Descriptor pushed;
     if (indexed()) {
@@ -420,7 +418,7 @@ Result<BuildResult> Build::run() {
     images.push_back({made.platform, std::move(*image)});
   }
   if (stop_.stop_requested()) return cancelled_or(Error(ErrorKind::kCancelled, "interrupted"));
-  // Before a name moves: the forms that outputs want are there, and fit.
+  // Before a name moves: the forms that outputs want are there, and fit. And nothing is sent twice at the same time.
   for (std::future<void>& work : compressing_) work.wait();
   RETURN_IF_ERROR(store_.check_space());
   RETURN_IF_ERROR(tag(images, result));

@@ -325,8 +325,8 @@ Result<Contexts::Opened> Contexts::open(const std::string& name) {
     vertex.done();
   }
   if (!files->fetched) {
-    std::unique_ptr<char, decltype(&std::free)> real(::realpath(files->directory.c_str(), nullptr), &std::free);
-    opened.index = DigestIndex::load(store_, "context-" + sha256_hex(real ? real.get() : files->directory));
+    const std::string real = real_path(files->directory);
+    opened.index = DigestIndex::load(store_, "context-" + sha256_hex(real.empty() ? files->directory : real));
   }
   ASSIGN_OR_RETURN(opened.tree, open_context(files->directory, std::move(called), std::move(ignore), opened.index));
   return opened;

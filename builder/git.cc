@@ -413,9 +413,8 @@ Result<int64_t> GitRepositories::commit_time(const GitSource& source, const GitR
 // "<name> <address> <seconds> <zone>" of the committer line.
 Result<std::optional<int64_t>> work_tree_time(const std::string& directory, const std::stop_token& stop) {
   // Git looks upwards, as its own commands do; without one there is nothing to ask it for.
-  const std::unique_ptr<char, decltype(&std::free)> real(::realpath(directory.c_str(), nullptr), &std::free);
-  if (!real) return system_error(errno, "realpath", directory);
-  std::string at = real.get();
+  std::string at = real_path(directory);
+  if (at.empty()) return system_error(errno, "realpath", directory);
   while (::access((at + "/.git").c_str(), F_OK) != 0) {
     if (at.empty()) return std::optional<int64_t>();
     at.resize(at.rfind('/'));

@@ -86,7 +86,7 @@ Result<Tree> read_tree(ByteSource& tar) {
     seen.entry = std::move(*entry);
     tree[std::move(key)] = std::move(seen);
   }
-  FunctionSink nowhere([](std::span<const std::byte>) -> Result<void> { return {}; });
+  NullSink nowhere;
   RETURN_IF_ERROR(copy_stream(tar, nowhere));
   return tree;
 }
@@ -108,7 +108,7 @@ Result<Blocks> read_blocks(ByteSource& tar, const Wanted& wanted) {
       if (number++ == want->second) out[entry->path].assign(reinterpret_cast<const char*>(block.data()), block.size());
     }));
   }
-  FunctionSink nowhere([](std::span<const std::byte>) -> Result<void> { return {}; });
+  NullSink nowhere;
   RETURN_IF_ERROR(copy_stream(tar, nowhere));
   return out;
 }

@@ -123,26 +123,16 @@ class Planner {
 
 // --- destinations -----------------------------------------------------------------------------------
 
-std::string parent_of(const std::string& path) {
-  const size_t slash = path.rfind('/');
-  return slash == std::string::npos ? "." : slash == 0 ? "/" : path.substr(0, slash);
-}
-
 std::string without_slashes(std::string path) {
   while (path.size() > 1 && path.back() == '/') path.pop_back();
   return path;
-}
-
-std::string real_path(const std::string& path) {
-  const std::unique_ptr<char, decltype(&std::free)> real(::realpath(path.c_str(), nullptr), &std::free);
-  return real ? std::string(real.get()) : std::string();
 }
 
 // One name for a place, however it is written.
 std::string identity(const std::string& dest) {
   const std::string path = without_slashes(dest);
   if (std::string real = real_path(path); !real.empty()) return real;
-  const std::string parent = real_path(parent_of(path));
+  const std::string parent = real_path(parent_directory(path));
   return parent.empty() ? path : parent + "/" + path.substr(path.rfind('/') + 1);
 }
 
@@ -158,7 +148,7 @@ Result<void> check_directory(const OutputSpec& output) {
     if (errno != ENOENT) return at(output, fmt::format("{} cannot be reached: {}", printable(path), errno_text(errno)));
     if (::lstat(path.c_str(), &st) == 0) return at(output, fmt::format("{} is a link to nothing", printable(path)));
     if (path == "." || path == "/") break;
-    path = parent_of(path);
+    path = parent_directory(path);
   }
   if (!S_ISDIR(st.st_mode)) return at(output, fmt::format("{} exists and is no directory", printable(path)));
   if (::access(path.c_str(), W_OK | X_OK) != 0) return at(output, fmt::format("{} cannot be written to: {}", printable(path), errno_text(errno)));
@@ -174,7 +164,7 @@ Result<void> check_file(const OutputSpec& output) {
     return at(output, errno_text(errno));
   }
   // The file is written beside its place and renamed; of a link that is the place it leads to.
-  const std::string parent = parent_of(identity(output.dest));
+  const std::string parent = parent_directory(identity(output.dest));
   if (::stat(parent.c_str(), &st) != 0) return at(output, fmt::format("there is no directory {}", printable(parent)));
   if (!S_ISDIR(st.st_mode)) return at(output, fmt::format("{} is no directory", printable(parent)));
   if (::access(parent.c_str(), W_OK | X_OK) != 0) return at(output, fmt::format("{} cannot be written to: {}", printable(parent), errno_text(errno)));

@@ -562,9 +562,8 @@ Result<builder::SandboxMount> parse_volume(const std::string& text) {
     return bad(fmt::format("--volume \"{}\" is not SOURCE:TARGET[:ro]", text)).with_note("the target is an absolute path; volumes without a source are not kept here");
   }
   builder::SandboxMount mount;
-  std::unique_ptr<char, decltype(&std::free)> real(::realpath(parts[0].c_str(), nullptr), &std::free);
-  if (!real) return Error(ErrorKind::kNotFound, fmt::format("--volume {}: {} does not exist", text, parts[0]));
-  mount.source = real.get();
+  mount.source = real_path(parts[0]);
+  if (mount.source.empty()) return Error(ErrorKind::kNotFound, fmt::format("--volume {}: {} does not exist", text, parts[0]));
   mount.target = clean_path(parts[1]);
   if (parts.size() == 3 && parts[2] != "ro" && parts[2] != "rw" && parts[2] != "z" && parts[2] != "Z") return bad(fmt::format("--volume {}: unknown option {}", text, parts[2]));
   mount.read_only = parts.size() == 3 && parts[2] == "ro";

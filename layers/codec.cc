@@ -13,13 +13,18 @@ template <typename Context, typename Free>
 class Idle {
  public:
   using Pointer = std::unique_ptr<Context, Free>;
-  // Null when there is none.
-  Pointer take() {
-    const std::lock_guard lock(mutex_);
-    if (contexts_.empty()) return nullptr;
-    Pointer context = std::move(contexts_.back());
-    contexts_.pop_back();
-    return context;
+  // One of them, or what `make` gives.
+  template <typename Make>
+  Pointer take(Make make) {
+    {
+      const std::lock_guard lock(mutex_);
+      if (!contexts_.empty()) {
+        Pointer context = std::move(contexts_.back());
+        contexts_.pop_back();
+        return context;
+      }
+    }
+    return Pointer(make());
   }
   void give_back(Pointer context) {
     const std::lock_guard lock(mutex_);
@@ -40,8 +45,7 @@ class GzipCodec : public PieceCodec {
   explicit GzipCodec(int level) : level_(level) {}
 
   bool compress(std::span<const unsigned char> in, Bytes& out) override {
-    auto context = idle_.take();
-    if (!context) context.reset(libdeflate_alloc_compressor(level_));
+    auto context = idle_.take([this] { return libdeflate_alloc_compressor(level_); });
     if (!context) return false;
     const size_t before = out.size();
     out.resize(before + libdeflate_gzip_compress_bound(context.get(), in.size()));
@@ -65,8 +69,7 @@ class ZstdCodec : public PieceCodec {
   explicit ZstdCodec(int level) : level_(level) {}
 
   bool compress(std::span<const unsigned char> in, Bytes& out) override {
-    auto context = idle_.take();
-    if (!context) context.reset(ZSTD_createCCtx());
+    auto context = idle_.take(ZSTD_createCCtx);
     if (!context || ZSTD_isError(ZSTD_CCtx_setParameter(context.get(), ZSTD_c_compressionLevel, level_))) return false;
     const size_t before = out.size();
     out.resize(before + ZSTD_compressBound(in.size()));

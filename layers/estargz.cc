@@ -37,13 +37,9 @@ Entry own_file(const char* path, std::string content) {
 class WithLandmark : public ByteSource {
  public:
   static Result<std::unique_ptr<WithLandmark>> open(ByteSource& tar) {
-    std::string head;
-    FunctionSink sink([&](std::span<const std::byte> data) -> Result<void> {
-      head.append(reinterpret_cast<const char*>(data.data()), data.size());
-      return {};
-    });
-    RETURN_IF_ERROR(TarWriter(sink, std::nullopt).add(own_file(kNoPrefetch, std::string(1, kLandmark))));
-    return std::unique_ptr<WithLandmark>(new WithLandmark(std::move(head), tar));
+    StringSink head;
+    RETURN_IF_ERROR(TarWriter(head, std::nullopt).add(own_file(kNoPrefetch, std::string(1, kLandmark))));
+    return std::unique_ptr<WithLandmark>(new WithLandmark(std::move(head.text), tar));
   }
   Result<size_t> read(std::span<std::byte> buffer) override {
     ASSIGN_OR_RETURN(const size_t got, head_.read(buffer));
@@ -87,11 +83,8 @@ class EstargzWriter {
     toc_ += "]}";
     IndexedBlob made;
     made.annotations[annotation::kEstargzToc] = digest_text(sha256(toc_));
-    std::string last;
-    FunctionSink sink([&](std::span<const std::byte> data) -> Result<void> {
-      last.append(reinterpret_cast<const char*>(data.data()), data.size());
-      return {};
-    });
+    StringSink sink;
+    std::string& last = sink.text;
     last.reserve(toc_.size() + 4096);
     TarWriter tar(sink, std::nullopt);
     RETURN_IF_ERROR(tar.add(own_file(kTocName, std::exchange(toc_, {}))));

@@ -42,17 +42,22 @@ Result<void> FileCopier::copy_own(const Entry& entry, int to) {
   return entry.opener->confirm(entry.source_path, from.get(), std::nullopt);
 }
 
-Result<void> FileCopier::copy_small(const Entry& entry, int from, int to) {
+Result<size_t> read_small(const Entry& entry, int fd, char* room) {
+  const size_t most = static_cast<size_t>(entry.size) + 1;
   size_t have = 0;
-  while (true) {  // a read that gives less than it could has reached the end of a regular file
-    const size_t want = static_cast<size_t>(entry.size) + 1 - have;
-    const ssize_t got = ::read(from, buffer_.get() + have, want);
+  while (have < most) {
+    const size_t want = most - have;
+    const ssize_t got = ::read(fd, room + have, want);
     if (got < 0 && errno == EINTR) continue;
     if (got < 0) return system_error(errno, "read", entry.path);
     have += static_cast<size_t>(got);
-    if (static_cast<size_t>(got) < want) break;
-    return changed(entry);
+    if (static_cast<size_t>(got) < want) break;  // the end of a regular file
   }
+  return have;
+}
+
+Result<void> FileCopier::copy_small(const Entry& entry, int from, int to) {
+  ASSIGN_OR_RETURN(const size_t have, read_small(entry, from, reinterpret_cast<char*>(buffer_.get())));
   if (have != entry.size) return changed(entry);
   const std::string_view bytes(reinterpret_cast<const char*>(buffer_.get()), have);
   RETURN_IF_ERROR(entry.opener->confirm(entry.source_path, from, bytes));

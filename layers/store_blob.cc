@@ -63,10 +63,7 @@ Result<BlobForm> Store::blob(const LayerId& id, const CompressionOptions& option
   if (!made) {
     ASSIGN_OR_RETURN(made, impl_->compress_plain(id, meta, options, pool));
   }
-  ASSIGN_OR_RETURN(meta, impl_->update_meta(id, [&](LayerMeta& m) {
-    std::erase_if(m.blobs, [&](const LayerBlob& b) { return b.descriptor.digest == made->descriptor.digest && b.format == made->format; });
-    m.blobs.push_back(*made);
-  }));
+  ASSIGN_OR_RETURN(meta, impl_->update_meta(id, [&](LayerMeta& m) { impl_->enter_blob(m, *made); }));
   return BlobForm{made->descriptor, made->diff_id.value_or(*meta.diff_id)};
 }
 
@@ -96,24 +93,37 @@ bool Store::Impl::has_own_files(const LayerId& id, const LayerMeta& known) const
   return !known.pulled && ::faccessat(AT_FDCWD, (layer_path(id) + "/fs").c_str(), F_OK, 0) == 0;
 }
 
-// One pass over the tar.
-Result<LayerBlob> Store::Impl::compress_plain(const LayerId& id, const LayerMeta& known, const CompressionOptions& options, ThreadPool& pool) {
+Result<Store::Impl::Compressed> Store::Impl::compress(const CompressionOptions& options, ThreadPool& pool, ByteSink* copy, const std::function<Result<void>(ByteSink&)>& write) {
   ASSIGN_OR_RETURN(ScratchFile file, ScratchFile::create(scratch));
-  HashingWriter compressed_hash(file.fd());
-  ASSIGN_OR_RETURN(const auto compressor, compress_to(compressed_hash, options, pool));
+  HashingWriter kept(file.fd());
+  NullSink nowhere;
+  TeeSink out(kept, copy != nullptr ? *copy : nowhere);
+  ASSIGN_OR_RETURN(const auto compressor, compress_to(out, options, pool));
   HashingWriter tar_hash(-1);
   TeeSink both(tar_hash, *compressor);
-  if (has_own_files(id, known)) {
-    RETURN_IF_ERROR(write_tar(id, known, both, &pool));
-  } else {
-    ASSIGN_OR_RETURN(const auto tar, open_tar(id, known, nullptr, false));
-    RETURN_IF_ERROR(copy_stream(*tar, both));
-  }
+  RETURN_IF_ERROR(write(both));
   RETURN_IF_ERROR(compressor->finish());
-  ASSIGN_OR_RETURN(const StreamSummary tar_summary, tar_hash.finish());
-  ASSIGN_OR_RETURN(const StreamSummary summary, compressed_hash.finish());
-  RETURN_IF_ERROR(check_tar(id, known, tar_summary));
-  return publish_blob(std::move(file), options, summary);
+  Compressed made{std::move(file), {}, {}};
+  ASSIGN_OR_RETURN(made.tar, tar_hash.finish());
+  ASSIGN_OR_RETURN(made.blob, kept.finish());
+  return made;
+}
+
+void Store::Impl::enter_blob(LayerMeta& meta, const LayerBlob& blob) {
+  std::erase_if(meta.blobs, [&](const LayerBlob& b) { return b.descriptor.digest == blob.descriptor.digest && b.format == blob.format; });
+  meta.blobs.push_back(blob);
+}
+
+// One pass over the tar.
+Result<LayerBlob> Store::Impl::compress_plain(const LayerId& id, const LayerMeta& known, const CompressionOptions& options, ThreadPool& pool) {
+  ASSIGN_OR_RETURN(Compressed made, compress(options, pool, nullptr, [&](ByteSink& sink) -> Result<void> {
+    if (has_own_files(id, known)) return write_tar(id, known, sink, &pool);
+    ASSIGN_OR_RETURN(const auto tar, open_tar(id, known, nullptr, false));
+    RETURN_IF_ERROR(copy_stream(*tar, sink));
+    return {};
+  }));
+  RETURN_IF_ERROR(check_tar(id, known, made.tar));
+  return publish_blob(std::move(made.file), options, made.blob);
 }
 
 // Nothing when the layer's tar cannot be described by a table of contents and has to be compressed without one.

@@ -111,7 +111,7 @@ Result<oci::Descriptor> Store::tar_descriptor(const LayerId& id) {
   ASSIGN_OR_RETURN(LayerMeta meta, impl_->meta(id));
   if (!meta.tar_size) {
     ASSIGN_OR_RETURN(const auto tar, impl_->open_tar(id, meta, nullptr, false));
-    FunctionSink nowhere([](std::span<const std::byte>) -> Result<void> { return {}; });
+    NullSink nowhere;
     ASSIGN_OR_RETURN(const uint64_t size, copy_stream(*tar, nowhere));
     ASSIGN_OR_RETURN(meta, impl_->update_meta(id, [&](LayerMeta& m) { m.tar_size = size; }));
   }
@@ -149,7 +149,7 @@ Result<Store::Impl::Unpacked> Store::Impl::unpack_into(const std::string& direct
   auto written = write_all_entries();
   // Wrong bytes may look like any kind of broken tar; that they are wrong is the better word for it.
   if (!written && written.error().kind() != ErrorKind::kCorrupt) return std::move(written).error();
-  FunctionSink nowhere([](std::span<const std::byte>) -> Result<void> { return {}; });
+  NullSink nowhere;
   RETURN_IF_ERROR(copy_stream(hashed, nowhere));
   const StreamSummary& summary = hashed.summary();
   if (known.diff_id && oci::DiffId::from_bytes(summary.sha256) != *known.diff_id) {

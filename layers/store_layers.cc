@@ -74,7 +74,7 @@ Result<LayerMeta> Store::Impl::verify_after_reboot(const LayerId& id, LayerMeta 
   const auto check_blob = [&](const oci::Descriptor& blob) {
     if (!blob_exists(blob.digest)) return;
     auto stream = self->open_blob(blob);
-    FunctionSink nowhere([](std::span<const std::byte>) -> Result<void> { return {}; });
+    NullSink nowhere;
     if (!stream || !copy_stream(**stream, nowhere)) ignore_error(self->remove_blob(blob.digest), "it is damaged");
   };
   bool sound = found.pulled;
@@ -228,10 +228,23 @@ Result<LayerId> Store::seal(PendingLayer layer, const SealOptions& options) {
   return impl_->publish_layer(std::move(layer), std::move(meta));
 }
 
-Result<LayerId> Store::add_entries(EntryList entries, const SealOptions& options, LayerForm form, ThreadPool* pool) {
+namespace {
+uint64_t content_bytes(const EntryList& entries) {
   uint64_t bytes = 0;
   for (const Entry& entry : entries) bytes += entry.size;
-  RETURN_IF_ERROR(impl_->make_room(bytes, form == LayerForm::kTar));
+  return bytes;
+}
+}  // namespace
+
+Result<void> Store::Impl::write_entries(EntryList entries, const SealOptions& options, ByteSink& sink, ThreadPool* pool) const {
+  StoppableSink stoppable(sink, stop);
+  TarStream stream(stoppable, options.clamp_mtime, pool);
+  for (Entry& entry : entries) RETURN_IF_ERROR(stream.add(std::move(entry)));
+  return stream.finish();
+}
+
+Result<LayerId> Store::add_entries(EntryList entries, const SealOptions& options, LayerForm form, ThreadPool* pool) {
+  RETURN_IF_ERROR(impl_->make_room(content_bytes(entries), form == LayerForm::kTar));
   ASSIGN_OR_RETURN(PendingLayer layer, begin_layer());
   LayerMeta meta;
   meta.clamp_mtime = options.clamp_mtime;
@@ -250,10 +263,7 @@ Result<LayerId> Store::add_entries(EntryList entries, const SealOptions& options
   }
   ASSIGN_OR_RETURN(ScratchFile file, ScratchFile::create(impl_->scratch));
   HashingWriter hash(file.fd());
-  StoppableSink stoppable(hash, impl_->stop);
-  TarStream stream(stoppable, options.clamp_mtime, pool);
-  for (Entry& entry : entries) RETURN_IF_ERROR(stream.add(std::move(entry)));
-  RETURN_IF_ERROR(stream.finish());
+  RETURN_IF_ERROR(impl_->write_entries(std::move(entries), options, hash, pool));
   ASSIGN_OR_RETURN(const StreamSummary summary, hash.finish());
   meta.diff_id = oci::DiffId::from_bytes(summary.sha256);
   meta.tar_size = summary.size;
@@ -265,43 +275,19 @@ Result<LayerId> Store::add_entries(EntryList entries, const SealOptions& options
 }
 
 Result<LayerId> Store::add_entries_compressed(EntryList entries, const SealOptions& options, const CompressionOptions& compression, ByteSink* copy, ThreadPool& pool) {
-  uint64_t bytes = 0;
-  for (const Entry& entry : entries) bytes += entry.size;
-  RETURN_IF_ERROR(impl_->make_room(bytes, false));
+  RETURN_IF_ERROR(impl_->make_room(content_bytes(entries), false));
   ASSIGN_OR_RETURN(PendingLayer layer, begin_layer());
-  ASSIGN_OR_RETURN(ScratchFile file, ScratchFile::create(impl_->scratch));
-  HashingWriter kept(file.fd());
-  FunctionSink nowhere([](std::span<const std::byte>) -> Result<void> { return {}; });
-  TeeSink out(kept, copy != nullptr ? *copy : nowhere);
-  ASSIGN_OR_RETURN(const auto compressor, compress_to(out, compression, pool));
-  HashingWriter tar_hash(-1);
-  TeeSink both(tar_hash, *compressor);
-  StoppableSink stoppable(both, impl_->stop);
-  TarStream stream(stoppable, options.clamp_mtime, &pool);
-  for (Entry& entry : entries) RETURN_IF_ERROR(stream.add(std::move(entry)));
-  RETURN_IF_ERROR(stream.finish());
-  RETURN_IF_ERROR(compressor->finish());
-  ASSIGN_OR_RETURN(const StreamSummary tar, tar_hash.finish());
-  ASSIGN_OR_RETURN(const StreamSummary blob, kept.finish());
+  ASSIGN_OR_RETURN(Impl::Compressed made, impl_->compress(compression, pool, copy, [&](ByteSink& sink) { return impl_->write_entries(std::move(entries), options, sink, &pool); }));
   LayerMeta meta;
   meta.clamp_mtime = options.clamp_mtime;
-  meta.diff_id = oci::DiffId::from_bytes(tar.sha256);
-  meta.tar_size = tar.size;
-  oci::Descriptor descriptor;
-  descriptor.media_type = oci::oci_layer_type(compression.type);
-  descriptor.digest = oci::Digest::from_bytes(blob.sha256);
-  descriptor.size = blob.size;
-  RETURN_IF_ERROR(impl_->scratch.hold("blob " + descriptor.digest.hex()));
-  RETURN_IF_ERROR(file.publish(impl_->blob_path(descriptor.digest), blob.size));
-  const LayerBlob made{descriptor, false, compression.level, {}, {}};
+  meta.diff_id = oci::DiffId::from_bytes(made.tar.sha256);
+  meta.tar_size = made.tar.size;
+  ASSIGN_OR_RETURN(const LayerBlob blob, impl_->publish_blob(std::move(made.file), compression, made.blob));
   if (const auto same = find_layer(*meta.diff_id)) {
-    RETURN_IF_ERROR(impl_->update_meta(*same, [&](LayerMeta& m) {
-      std::erase_if(m.blobs, [&](const LayerBlob& b) { return b.descriptor.digest == descriptor.digest; });
-      m.blobs.push_back(made);
-    }));
+    RETURN_IF_ERROR(impl_->update_meta(*same, [&](LayerMeta& m) { impl_->enter_blob(m, blob); }));
     return *same;
   }
-  meta.blobs.push_back(made);
+  meta.blobs.push_back(blob);
   impl_->scratch.discard(layer.fs());
   return impl_->publish_layer(std::move(layer), std::move(meta));
 }

@@ -1,12 +1,8 @@
 #include "layers/internal/tar_stream.h"
 
-#include <fmt/format.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <cerrno>
 
-#include "base/text.h"
+#include "layers/internal/file_copy.h"
 
 namespace lamina::layers {
 namespace {
@@ -119,16 +115,7 @@ Result<void> TarStream::load_file(Window& window, size_t index) {
   const Window::Slot& slot = window.slots[index];
   const Entry& entry = slot.entry;
   ASSIGN_OR_RETURN(const UniqueFd fd, entry.opener->open_file(entry.source_path));
-  size_t have = 0;
-  // A read that gives less than it could has reached the end of a regular file.
-  for (size_t want = static_cast<size_t>(entry.size) + 1; have < want;) {
-    const ssize_t got = ::read(fd.get(), window.data.get() + slot.offset + have, want - have);
-    if (got < 0 && errno == EINTR) continue;
-    if (got < 0) return system_error(errno, "read", entry.path);
-    const bool end = static_cast<size_t>(got) < want - have;
-    have += static_cast<size_t>(got);
-    if (end) break;
-  }
+  ASSIGN_OR_RETURN(const size_t have, read_small(entry, fd.get(), window.data.get() + slot.offset));
   if (have != entry.size) return content_changed(entry, have < entry.size ? "fewer" : "more");
   return entry.opener->confirm(entry.source_path, fd.get(), window.bytes_of(slot));
 }

@@ -84,6 +84,13 @@ class Body : public ByteSource {
   bool ended_ = false;
 };
 
+// What the registry says of a blob that it took.
+Result<void> check_stored(const net::HttpResponse& response, const oci::Descriptor& blob) {
+  const std::string stored = response.header("docker-content-digest");
+  if (stored.empty() || stored == blob.digest.text()) return {};
+  return Error(ErrorKind::kCorrupt, fmt::format("the registry stored {} instead of {}", printable(stored), blob.digest.text()));
+}
+
 // An upload session at the registry: where it is, and how far it got.
 class Session {
  public:
@@ -237,7 +244,7 @@ class Upload {
 
   Result<void> expect(ApiAnswer& answer, int wanted) {
     const int status = answer.response.status;
-    if (status == wanted) return check_digest(answer.response);
+    if (status == wanted) return status == 201 ? check_stored(answer.response, blob_) : Result<void>();
     // An expired token, an offset that the registry sees otherwise, a lost session, or a registry out of breath are
     // worth a new try; anything else is the answer.
     const bool transient = status == 401 || status == 404 || status == 416 || status == 429 || status >= 500;
@@ -248,12 +255,6 @@ class Upload {
     // The same refusal again and again, as a rule of missing rights, is an answer too.
     if (transient && error.kind() != ErrorKind::kUnavailable && ++refusals_ <= kMaxBreaks) return Error(ErrorKind::kUnavailable, error.message());
     return error;
-  }
-
-  Result<void> check_digest(const net::HttpResponse& response) const {
-    const std::string stored = response.header("docker-content-digest");
-    if (response.status != 201 || stored.empty() || stored == blob_.digest.text()) return {};
-    return Error(ErrorKind::kCorrupt, fmt::format("the registry stored {} instead of {}", printable(stored), blob_.digest.text()));
   }
 
   Result<bool> is_there() {
@@ -333,10 +334,7 @@ class ChunkedBlob : public GrowingBlob {
     request.url = session_.with_digest(blob.digest);
     ASSIGN_OR_RETURN(ApiAnswer answer, session_.send(request));
     if (answer.response.status != 201) return api_.error_of(endpoint_, answer, blob_words(blob, endpoint_.reference));
-    const std::string stored = answer.response.header("docker-content-digest");
-    if (!stored.empty() && stored != blob.digest.text()) {
-      return Error(ErrorKind::kCorrupt, fmt::format("the registry stored {} instead of {}", printable(stored), blob.digest.text()));
-    }
+    RETURN_IF_ERROR(check_stored(answer.response, blob));
     return PushOutcome::kUploaded;
   }
 

@@ -152,7 +152,7 @@ Result<bool> holds(int directory, const std::string& path, const oci::Descriptor
   if (::fstatat(directory, path.c_str(), &st, AT_SYMLINK_NOFOLLOW) != 0 || !S_ISREG(st.st_mode) || static_cast<uint64_t>(st.st_size) != blob.size) return false;
   ASSIGN_OR_RETURN(UniqueFd fd, open_at(directory, path, O_RDONLY | O_NOFOLLOW));
   const auto stream = oci::verify_stream(std::make_unique<StoppableSource>(std::make_unique<FdSource>(std::move(fd)), stop), blob);
-  FunctionSink nowhere([](std::span<const std::byte>) -> Result<void> { return {}; });
+  NullSink nowhere;
   const auto read = copy_stream(*stream, nowhere);
   if (!read && read.error().kind() != ErrorKind::kCorrupt) return std::move(read).error();
   return read.has_value();

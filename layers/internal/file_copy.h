@@ -9,6 +9,9 @@
 
 namespace lamina::layers {
 
+// Reads a file at once, into room for a byte more than entry.size: how many it had shows whether it is still so long.
+Result<size_t> read_small(const Entry& entry, int fd, char* room);
+
 // Holds the buffer; one thread.
 class FileCopier {
  public:

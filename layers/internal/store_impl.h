@@ -126,6 +126,8 @@ struct Store::Impl {
   Result<std::unique_ptr<ByteSource>> open_tar(const LayerId& id, const LayerMeta& meta, oci::BlobSource* remote, bool keep);
   Result<std::unique_ptr<ByteSource>> find_tar(const LayerId& id, const LayerMeta& meta, oci::BlobSource* remote, bool keep);
   Result<void> write_tar(const LayerId& id, const LayerMeta& meta, ByteSink& sink, ThreadPool* pool) const;
+  // The tar of a layer that is being made.
+  Result<void> write_entries(EntryList entries, const SealOptions& options, ByteSink& sink, ThreadPool* pool) const;
   // Remembers what was found.
   Result<void> learn_diff_id(const LayerId& id, const StreamSummary& summary);
 
@@ -133,6 +135,14 @@ struct Store::Impl {
   bool has_own_files(const LayerId& id, const LayerMeta& known) const;
   Result<void> check_tar(const LayerId& id, const LayerMeta& known, const StreamSummary& tar);
   Result<LayerBlob> publish_blob(ScratchFile file, const CompressionOptions& options, const StreamSummary& compressed);
+  // Compresses what `write` gives as a tar; `copy` (may be null) gets the blob's bytes too.
+  struct Compressed {
+    ScratchFile file;
+    StreamSummary tar, blob;
+  };
+  Result<Compressed> compress(const CompressionOptions& options, ThreadPool& pool, ByteSink* copy, const std::function<Result<void>(ByteSink&)>& write);
+  // Enters a blob among those of a layer, in the place of an equal one.
+  static void enter_blob(LayerMeta& meta, const LayerBlob& blob);
   Result<LayerBlob> compress_plain(const LayerId& id, const LayerMeta& known, const CompressionOptions& options, ThreadPool& pool);
   Result<std::optional<LayerBlob>> compress_indexed(const LayerId& id, const LayerMeta& known, const CompressionOptions& options, ThreadPool& pool);
 

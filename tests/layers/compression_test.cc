@@ -2,7 +2,6 @@
 
 #include <doctest/doctest.h>
 
-#include "tests/string_sink.h"
 
 using namespace lamina;
 using namespace lamina::layers;

@@ -12,7 +12,6 @@
 #include "layers/store.h"
 #include "layers/tar.h"
 #include "tests/layers/make_entry.h"
-#include "tests/string_sink.h"
 
 using namespace lamina;
 using namespace lamina::layers;

@@ -8,7 +8,6 @@
 
 #include "base/files.h"
 #include "base/guarded.h"
-#include "tests/string_sink.h"
 
 using namespace lamina;
 using namespace lamina::layers;

@@ -4,7 +4,6 @@
 
 #include <cstring>
 
-#include "tests/string_sink.h"
 
 using namespace lamina;
 using namespace lamina::layers;

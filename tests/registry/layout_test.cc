@@ -5,7 +5,6 @@
 
 #include "base/files.h"
 #include "registry/client.h"
-#include "tests/string_sink.h"
 
 using namespace lamina;
 using namespace lamina::registry;
