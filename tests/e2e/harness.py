@@ -7,6 +7,7 @@ import atexit
 import base64
 import gzip
 import hashlib
+import http.server
 import io
 import json
 import os
@@ -28,6 +29,18 @@ import urllib.request
 AS = os.environ.get("LAMINA_TEST_AS", "self")
 USERS = {"range": "lamina-e2e-range", "single": "lamina-e2e-single"}
 SANITIZED = "asan" in os.environ["LAMINA_BUILD"]
+
+
+class Server(http.server.ThreadingHTTPServer):
+    request_queue_size = 64
+
+    def server_activate(self):
+        super().server_activate()
+        # A client that is gone again between select(2) and accept(2) must not keep the server from being stopped.
+        self.socket.settimeout(5)
+
+    def handle_error(self, request, client_address):
+        pass  # broken connections are what is tested
 
 
 def make_users():

@@ -15,18 +15,10 @@ import time
 import urllib.parse
 import uuid
 
-from harness import Registry, TestCase, tempfile
+from harness import Registry, Server, TestCase, tempfile
 
 BLOCK = 64 * 1024
 MIB = 1 << 20
-
-
-class _Server(http.server.ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 64
-
-    def handle_error(self, request, client_address):
-        pass  # broken connections are what is tested
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
@@ -60,7 +52,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 def serve(handler, **attributes):
     handler = type("Handler", (handler,), attributes)
-    server = _Server(("127.0.0.1", 0), handler)
+    server = Server(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     return server
 

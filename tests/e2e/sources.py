@@ -11,11 +11,6 @@ DATE = "Sun, 06 Nov 1994 08:49:37 GMT"
 DATE_SECONDS = 784111777
 
 
-class Server(http.server.ThreadingHTTPServer):
-    def handle_error(self, request, client_address):
-        pass  # a client that stops reading is what some tests are about
-
-
 class Site:
     """Serves self.pages: path → Page. Remembers every request as (method, path, headers)."""
 
