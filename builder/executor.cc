@@ -195,17 +195,16 @@ Result<layers::LayerId> Executor::squash_stage(int stage) {
   return env_.store.add_entries(std::move(entries), layers::SealOptions{latest_time(env_.request)}, layers::LayerForm::kTar, &env_.pool);
 }
 
-Result<layers::LayerId> Executor::add_layer(const Step& step, layers::EntryList entries) {
-  if (entries.empty()) return layers::LayerId{};
+Result<layers::LayerId> Executor::add_layer(const Step& step, layers::EntrySource& entries) {
   const TraceSpan span("layers", "add " + step.title);
   const layers::SealOptions options{latest_time(env_.request)};
-  if (files_needed_later(step)) return env_.store.add_entries(std::move(entries), options, layers::LayerForm::kSnapshot, &env_.pool);
+  if (files_needed_later(step)) return env_.store.add_entries(entries, options, layers::LayerForm::kSnapshot, &env_.pool);
   // Compressed later, it would be read and written once more. Not for what ends up in another layer or image.
   const bool in_one_pass = env_.compression && env_.compression->type != oci::Compression::kNone && !env_.compression->indexed;
   const bool compressed = in_one_pass && !env_.request.squash && in_target(step);
-  if (!compressed) return env_.store.add_entries(std::move(entries), options, layers::LayerForm::kTar, &env_.pool);
+  if (!compressed) return env_.store.add_entries(entries, options, layers::LayerForm::kTar, &env_.pool);
   std::unique_ptr<registry::GrowingBlob> growing = env_.early_push == nullptr ? nullptr : env_.early_push->begin();
-  ASSIGN_OR_RETURN(layers::LayerId layer, env_.store.add_entries_compressed(std::move(entries), options, *env_.compression, growing.get(), env_.pool));
+  ASSIGN_OR_RETURN(layers::LayerId layer, env_.store.add_entries_compressed(entries, options, *env_.compression, growing.get(), env_.pool));
   if (growing) env_.early_push->made(layer, std::move(growing));
   return layer;
 }
@@ -265,7 +264,8 @@ Result<Outcome> Executor::execute_body(const Step& step, const WorkdirStep& work
   placement.owner = Owner{user->uid, only_number ? user->uid : user->gid};
   entries = place_directory(workdir.path, placement, *view);
   if (!entries) return at_instruction(step, std::move(entries).error());
-  ASSIGN_OR_RETURN(layers::LayerId layer, add_layer(step, *std::move(entries)));
+  layers::ListedEntries listed(*std::move(entries));
+  ASSIGN_OR_RETURN(layers::LayerId layer, add_layer(step, listed));
   return record(step, inputs, std::move(layer));
 }
 
@@ -383,7 +383,9 @@ Result<layers::LayerId> Executor::copy_files(const Step& step, const CopyStep& c
     }
   }
   ASSIGN_OR_RETURN(layers::EntryList entries, place_sources(selection, copy, placement, *view));
-  return add_layer(step, std::move(entries));
+  if (entries.empty()) return layers::LayerId{};
+  layers::ListedEntries listed(std::move(entries));
+  return add_layer(step, listed);
 }
 
 // --- RUN -------------------------------------------------------------------------------------------

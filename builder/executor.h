@@ -84,7 +84,7 @@ class Executor {
   std::optional<Outcome> recorded(const Step& step, const KeyInputs& inputs);
   Result<Outcome> record(const Step& step, const KeyInputs& inputs, layers::LayerId layer);
   Result<bool> same_files(const layers::LayerId& a, const layers::LayerId& b);
-  Result<layers::LayerId> add_layer(const Step& step, layers::EntryList entries);
+  Result<layers::LayerId> add_layer(const Step& step, layers::EntrySource& entries);
   bool record_is_likely(const Step& step);
 
   bool lenient_owners() const;  // --compat unknown-owner

@@ -17,6 +17,17 @@ bool path_less(std::string_view a, std::string_view b) {
   return static_cast<unsigned char>(*at_a) < static_cast<unsigned char>(*at_b);
 }
 
+Result<std::optional<Entry>> ListedEntries::next() {
+  if (next_ == entries_.size()) return std::optional<Entry>();
+  return std::optional<Entry>(std::move(entries_[next_++]));
+}
+
+uint64_t ListedEntries::content_bytes() const {
+  uint64_t bytes = 0;
+  for (const Entry& entry : entries_) bytes += entry.size;
+  return bytes;
+}
+
 bool PathLess::operator()(std::string_view a, std::string_view b) const { return path_less(a, b); }
 
 Result<std::string> clean_member_path(std::string_view path) {

@@ -64,4 +64,25 @@ bool path_less(std::string_view a, std::string_view b);
 // Sorted by path_less, no path twice (a kOpaqueWhiteout and its kDirectory may share one).
 using EntryList = std::vector<Entry>;
 
+// The same one after the other, for layers of any number of entries. One thread at a time.
+class EntrySource {
+ public:
+  virtual ~EntrySource() = default;
+  // Nothing after the last.
+  virtual Result<std::optional<Entry>> next() = 0;
+  // The sum of the sizes of all files, as far as it is known; room is made for so much.
+  virtual uint64_t content_bytes() const = 0;
+};
+
+class ListedEntries : public EntrySource {
+ public:
+  explicit ListedEntries(EntryList entries) : entries_(std::move(entries)) {}
+  Result<std::optional<Entry>> next() override;
+  uint64_t content_bytes() const override;
+
+ private:
+  EntryList entries_;
+  size_t next_ = 0;
+};
+
 }  // namespace lamina::layers

@@ -351,4 +351,14 @@ Result<void> Store::put_index(const std::string& name, std::string_view value) {
   return write_file_atomically(AT_FDCWD, impl_->path + "/indexes/" + name, value, Durability::kNone);
 }
 
+Result<UniqueFd> Store::temporary_file() {
+  ASSIGN_OR_RETURN(const std::string directory, impl_->scratch.directory());
+  if (auto file = open_at(AT_FDCWD, directory, O_TMPFILE | O_RDWR, 0600)) return file;
+  // A file system that cannot do that.
+  const std::string path = directory + "/" + temporary_name("unnamed");
+  ASSIGN_OR_RETURN(UniqueFd file, open_at(AT_FDCWD, path, O_CREAT | O_EXCL | O_RDWR, 0600));
+  if (::unlink(path.c_str()) != 0) return system_error(errno, "unlink", path);
+  return file;
+}
+
 }  // namespace lamina::layers

@@ -148,10 +148,11 @@ class Store : public oci::BlobSource, public oci::BlobSink {
   Result<LayerId> seal(PendingLayer layer, const SealOptions& options);
   // Makes a layer from entries, in the form asked for. `pool` (may be null) reads their files; the caller is none of its
   // threads.
+  Result<LayerId> add_entries(EntrySource& entries, const SealOptions& options, LayerForm form, ThreadPool* pool = nullptr);
   Result<LayerId> add_entries(EntryList entries, const SealOptions& options, LayerForm form, ThreadPool* pool = nullptr);
   // Makes a layer whose only form is the blob that the options ask for (gzip or zstd, without a table of contents): one
   // pass over the files gives the tar, its digest, and the blob, whose bytes `copy` (may be null) gets too.
-  Result<LayerId> add_entries_compressed(EntryList entries, const SealOptions& options, const CompressionOptions& compression, ByteSink* copy, ThreadPool& pool);
+  Result<LayerId> add_entries_compressed(EntrySource& entries, const SealOptions& options, const CompressionOptions& compression, ByteSink* copy, ThreadPool& pool);
   // Registers a pulled layer; its bytes may come later (or never, when nobody needs them). The same
   // DiffId gives the same id.
   Result<LayerId> add_pulled(const oci::DiffId& diff_id, const oci::Descriptor& blob);
@@ -191,6 +192,9 @@ class Store : public oci::BlobSource, public oci::BlobSink {
   Result<void> put_record(const std::string& key_hex, std::string_view value);
   Result<std::optional<std::string>> index(const std::string& name);
   Result<void> put_index(const std::string& name, std::string_view value);
+
+  // A file without a name on the store's disk, for what does not fit into memory.
+  Result<UniqueFd> temporary_file();
 
   // --- housekeeping ------------------------------------------------------------------------------
   struct Usage {

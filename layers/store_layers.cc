@@ -228,23 +228,18 @@ Result<LayerId> Store::seal(PendingLayer layer, const SealOptions& options) {
   return impl_->publish_layer(std::move(layer), std::move(meta));
 }
 
-namespace {
-uint64_t content_bytes(const EntryList& entries) {
-  uint64_t bytes = 0;
-  for (const Entry& entry : entries) bytes += entry.size;
-  return bytes;
-}
-}  // namespace
-
-Result<void> Store::Impl::write_entries(EntryList entries, const SealOptions& options, ByteSink& sink, ThreadPool* pool) const {
+Result<void> Store::Impl::write_entries(EntrySource& entries, const SealOptions& options, ByteSink& sink, ThreadPool* pool) const {
   StoppableSink stoppable(sink, stop);
   TarStream stream(stoppable, options.clamp_mtime, pool);
-  for (Entry& entry : entries) RETURN_IF_ERROR(stream.add(std::move(entry)));
-  return stream.finish();
+  while (true) {
+    ASSIGN_OR_RETURN(std::optional<Entry> entry, entries.next());
+    if (!entry) return stream.finish();
+    RETURN_IF_ERROR(stream.add(*std::move(entry)));
+  }
 }
 
-Result<LayerId> Store::add_entries(EntryList entries, const SealOptions& options, LayerForm form, ThreadPool* pool) {
-  RETURN_IF_ERROR(impl_->make_room(content_bytes(entries), form == LayerForm::kTar));
+Result<LayerId> Store::add_entries(EntrySource& entries, const SealOptions& options, LayerForm form, ThreadPool* pool) {
+  RETURN_IF_ERROR(impl_->make_room(entries.content_bytes(), form == LayerForm::kTar));
   ASSIGN_OR_RETURN(PendingLayer layer, begin_layer());
   LayerMeta meta;
   meta.clamp_mtime = options.clamp_mtime;
@@ -252,7 +247,10 @@ Result<LayerId> Store::add_entries(EntryList entries, const SealOptions& options
     ASSIGN_OR_RETURN(const UniqueFd root, open_directory(AT_FDCWD, layer.fs()));
     SnapshotWriter writer(root.get(), nullptr);
     writer.stop_on(impl_->stop);
-    for (Entry& entry : entries) {
+    while (true) {
+      ASSIGN_OR_RETURN(std::optional<Entry> next, entries.next());
+      if (!next) break;
+      Entry& entry = *next;
       // A later RUN sees the times that the image will have: programs write them into what they make (Python does).
       if (options.clamp_mtime && entry.mtime.seconds >= *options.clamp_mtime) entry.mtime = {*options.clamp_mtime, 0};
       RETURN_IF_ERROR(writer.add(entry, nullptr));
@@ -263,7 +261,7 @@ Result<LayerId> Store::add_entries(EntryList entries, const SealOptions& options
   }
   ASSIGN_OR_RETURN(ScratchFile file, ScratchFile::create(impl_->scratch));
   HashingWriter hash(file.fd());
-  RETURN_IF_ERROR(impl_->write_entries(std::move(entries), options, hash, pool));
+  RETURN_IF_ERROR(impl_->write_entries(entries, options, hash, pool));
   ASSIGN_OR_RETURN(const StreamSummary summary, hash.finish());
   meta.diff_id = oci::DiffId::from_bytes(summary.sha256);
   meta.tar_size = summary.size;
@@ -274,10 +272,15 @@ Result<LayerId> Store::add_entries(EntryList entries, const SealOptions& options
   return impl_->publish_layer(std::move(layer), std::move(meta));
 }
 
-Result<LayerId> Store::add_entries_compressed(EntryList entries, const SealOptions& options, const CompressionOptions& compression, ByteSink* copy, ThreadPool& pool) {
-  RETURN_IF_ERROR(impl_->make_room(content_bytes(entries), false));
+Result<LayerId> Store::add_entries(EntryList entries, const SealOptions& options, LayerForm form, ThreadPool* pool) {
+  ListedEntries listed(std::move(entries));
+  return add_entries(listed, options, form, pool);
+}
+
+Result<LayerId> Store::add_entries_compressed(EntrySource& entries, const SealOptions& options, const CompressionOptions& compression, ByteSink* copy, ThreadPool& pool) {
+  RETURN_IF_ERROR(impl_->make_room(entries.content_bytes(), false));
   ASSIGN_OR_RETURN(PendingLayer layer, begin_layer());
-  ASSIGN_OR_RETURN(Impl::Compressed made, impl_->compress(compression, pool, copy, [&](ByteSink& sink) { return impl_->write_entries(std::move(entries), options, sink, &pool); }));
+  ASSIGN_OR_RETURN(Impl::Compressed made, impl_->compress(compression, pool, copy, [&](ByteSink& sink) { return impl_->write_entries(entries, options, sink, &pool); }));
   LayerMeta meta;
   meta.clamp_mtime = options.clamp_mtime;
   meta.diff_id = oci::DiffId::from_bytes(made.tar.sha256);

@@ -127,7 +127,7 @@ struct Store::Impl {
   Result<std::unique_ptr<ByteSource>> find_tar(const LayerId& id, const LayerMeta& meta, oci::BlobSource* remote, bool keep);
   Result<void> write_tar(const LayerId& id, const LayerMeta& meta, ByteSink& sink, ThreadPool* pool) const;
   // The tar of a layer that is being made.
-  Result<void> write_entries(EntryList entries, const SealOptions& options, ByteSink& sink, ThreadPool* pool) const;
+  Result<void> write_entries(EntrySource& entries, const SealOptions& options, ByteSink& sink, ThreadPool* pool) const;
   // Remembers what was found.
   Result<void> learn_diff_id(const LayerId& id, const StreamSummary& summary);
 
