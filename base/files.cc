@@ -259,22 +259,34 @@ Result<void> make_directories(int dir_fd, const std::string& path, mode_t mode) 
   return {};
 }
 
-Result<std::vector<std::string>> list_directory(int dir_fd) {
+Result<NameList> NameList::read(int dir_fd) {
   // A descriptor of its own: readdir(3) moves the offset, which duplicates share.
   ASSIGN_OR_RETURN(UniqueFd own, open_directory(dir_fd, "."));
   const std::unique_ptr<DIR, int (*)(DIR*)> stream(::fdopendir(own.get()), ::closedir);
   if (!stream) return system_error(errno, "fdopendir");
   own.release();
-  std::vector<std::string> names;
+  NameList names;
   while (true) {
     errno = 0;
     const dirent* entry = ::readdir(stream.get());  // NOLINT(concurrency-mt-unsafe): own stream
     if (entry == nullptr) break;
     const std::string_view name = entry->d_name;
-    if (name != "." && name != "..") names.emplace_back(name);
+    if (name == "." || name == "..") continue;
+    if (names.text_.size() > UINT32_MAX) return Error(ErrorKind::kUnsupported, "a directory has more than 4 GiB of names");
+    names.offsets_.push_back(static_cast<uint32_t>(names.text_.size()));
+    names.text_.append(name).push_back('\0');
   }
   if (errno != 0) return system_error(errno, "readdir");
-  std::sort(names.begin(), names.end());
+  const char* const text = names.text_.c_str();
+  std::sort(names.offsets_.begin(), names.offsets_.end(), [text](uint32_t a, uint32_t b) { return std::strcmp(text + a, text + b) < 0; });
+  return names;
+}
+
+Result<std::vector<std::string>> list_directory(int dir_fd) {
+  ASSIGN_OR_RETURN(const NameList list, NameList::read(dir_fd));
+  std::vector<std::string> names;
+  names.reserve(list.size());
+  for (size_t i = 0; i < list.size(); ++i) names.emplace_back(list[i]);
   return names;
 }
 

@@ -63,6 +63,18 @@ Result<void> make_directories(int dir_fd, const std::string& path, mode_t mode =
 // Names in byte order, without "." and "..".
 Result<std::vector<std::string>> list_directory(int dir_fd);
 
+// The same for directories of any size: five bytes a name besides the name's own. kUnsupported above 4 GiB of names.
+class NameList {
+ public:
+  static Result<NameList> read(int dir_fd);
+  size_t size() const { return offsets_.size(); }
+  const char* operator[](size_t i) const { return text_.c_str() + offsets_[i]; }
+
+ private:
+  std::string text_;  // each with its NUL
+  std::vector<uint32_t> offsets_;
+};
+
 // Removes a file or a whole tree without following symlinks; a missing path is no error.
 // Directories without write or search permission are made accessible first (when owned). What can
 // be removed is removed even when something else cannot; the first problem is returned. A mount

@@ -73,6 +73,13 @@ std::string to_hex(std::span<const unsigned char> bytes) {
   return text;
 }
 
+Sha256Bytes sha256_from_hex(std::string_view hex) {
+  const auto value = [](char digit) { return static_cast<unsigned>(digit <= '9' ? digit - '0' : digit - 'a' + 10); };
+  Sha256Bytes bytes{};
+  for (size_t i = 0; i < bytes.size(); ++i) bytes[i] = static_cast<unsigned char>(value(hex[2 * i]) << 4 | value(hex[2 * i + 1]));
+  return bytes;
+}
+
 std::string sha256_hex(std::string_view data) { return to_hex(sha256(data)); }
 
 }  // namespace lamina

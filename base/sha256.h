@@ -32,6 +32,8 @@ class Sha256 {
 
 Sha256Bytes sha256(std::string_view data);
 std::string to_hex(std::span<const unsigned char> bytes);
+// What to_hex made. REQUIRES: 64 lower-case hexadecimal digits.
+Sha256Bytes sha256_from_hex(std::string_view hex);
 // "sha256 of data" as 64 lower-case hexadecimal digits.
 std::string sha256_hex(std::string_view data);
 

@@ -9,6 +9,7 @@
 #include <cerrno>
 
 #include "base/files.h"
+#include "builder/internal/paths.h"
 #include "builder/xattrs.h"
 
 namespace lamina::builder {
@@ -77,33 +78,18 @@ class ContextTree : public SourceTree {
 
   Result<std::vector<DirectoryEntry>> list(const std::string& path) const override {
     std::vector<DirectoryEntry> entries;
-    const auto add = [&](int, const std::string& name, const struct stat& st) -> Result<void> {
+    const auto add = [&](const char* name, const struct stat& st) -> Result<void> {
       entries.push_back({name, info_of(st).type});
       return {};
     };
-    RETURN_IF_ERROR(for_each_shown(path, add));
+    ASSIGN_OR_RETURN(const std::shared_ptr<const Scan> directory, open_scan(path));
+    RETURN_IF_ERROR(directory->for_each_shown(0, directory->size(), add));
     return entries;
   }
 
-  // One call for each member, relative to the directory's descriptor; attributes are not asked for where the
-  // index proves that there are none.
-  Result<std::vector<TreeEntry>> scan(const std::string& path) const override {
-    std::vector<TreeEntry> entries;
-    DigestIndex::Directory known = index_ ? index_->directory(path) : DigestIndex::Directory();
-    const auto add = [&](int fd, const std::string& name, const struct stat& st) -> Result<void> {
-      TreeEntry entry{name, info_of(st), {}, {}, {}};
-      DigestIndex::Found found;
-      if (S_ISREG(st.st_mode) && known.find(name, key_of(entry.info), found)) entry.digest = to_hex(found.digest);
-      if (S_ISLNK(st.st_mode)) {
-        ASSIGN_OR_RETURN(entry.link_target, link_at(fd, name));
-      } else if (!found.no_xattrs) {
-        ASSIGN_OR_RETURN(entry.xattrs, read_xattrs(fd, name));
-      }
-      entries.push_back(std::move(entry));
-      return {};
-    };
-    RETURN_IF_ERROR(for_each_shown(path, add));
-    return entries;
+  Result<std::shared_ptr<const DirectoryScan>> scan(const std::string& path) const override {
+    ASSIGN_OR_RETURN(std::shared_ptr<const Scan> directory, open_scan(path));
+    return std::shared_ptr<const DirectoryScan>(std::move(directory));
   }
 
   Result<std::string> read_link(const std::string& path) const override { return link_at(opener_->root(), path); }
@@ -112,28 +98,29 @@ class ContextTree : public SourceTree {
     return read_xattrs(opener_->root(), path);
   }
 
-  Result<std::string> file_digest(const std::string& path, const FileInfo& info, bool has_xattrs, ThreadPool* pool) const override {
-    if (std::string known = known_digest(path, info); !known.empty()) return known;
+  Result<Sha256Bytes> file_digest(const std::string& path, const FileInfo& info, bool has_xattrs, ThreadPool* pool) const override {
+    if (const auto known = known_digest(path, info)) return *known;
     DigestIndex::Found found;
     const int64_t read_at = realtime_ns();
     ASSIGN_OR_RETURN(const UniqueFd fd, opener_->open_file(path));
     // The stat that proves the digest is taken from the file that is read, before the first byte.
     struct stat st {};
     if (::fstat(fd.get(), &st) != 0) return system_error(errno, "fstat", path);
-    if (!S_ISREG(st.st_mode)) return sha256_hex({});
+    if (!S_ISREG(st.st_mode)) return sha256({});
     const FileInfo opened = info_of(st);
     ASSIGN_OR_RETURN_WITH(found.digest, content_digest(fd.get(), opened.size, pool), "reading " + path);
     // What the caller knows of the attributes holds for the file as it was when it was looked at.
     found.no_xattrs = !has_xattrs && key_of(opened) == key_of(info);
     if (index_) index_->put(path, key_of(opened), found, read_at);
-    return to_hex(found.digest);
+    return found.digest;
   }
 
   std::shared_ptr<const layers::FileOpener> opener() const override { return opener_; }
 
-  std::string known_digest(const std::string& path, const FileInfo& info) const override {
+  std::optional<Sha256Bytes> known_digest(const std::string& path, const FileInfo& info) const override {
     DigestIndex::Found found;
-    return index_ && info.type == EntryType::kFile && index_->find(path, key_of(info), found) ? to_hex(found.digest) : std::string();
+    if (!index_ || info.type != EntryType::kFile || !index_->find(path, key_of(info), found)) return std::nullopt;
+    return found.digest;
   }
 
   Result<bool> unchanged(const std::string& path, const FileInfo& selected, int fd) const override {
@@ -172,23 +159,61 @@ class ContextTree : public SourceTree {
     return target;
   }
 
-  // Calls visit(directory descriptor, name, stat) for what the ignore file leaves, in byte order.
-  template <typename Visit>
-  Result<void> for_each_shown(const std::string& path, Visit visit) const {
-    ASSIGN_OR_RETURN(const UniqueFd fd, open_beneath_nofollow(opener_->root(), dot_if_empty(path), O_RDONLY | O_DIRECTORY));
-    ASSIGN_OR_RETURN(const std::vector<std::string> names, list_directory(fd.get()));
-    const parser::IgnoreList::WalkState state = ignore_state(path);
-    for (const std::string& name : names) {
-      const std::string child = path.empty() ? name : path + "/" + name;
-      struct stat st {};
-      if (::fstatat(fd.get(), name.c_str(), &st, AT_SYMLINK_NOFOLLOW) != 0) {
-        if (errno == ENOENT) continue;  // removed since the listing
-        return system_error(errno, "stat", child);
-      }
-      if (hides(child, S_ISDIR(st.st_mode), state)) continue;
-      RETURN_IF_ERROR(visit(fd.get(), name, st));
+  // One call for each member, relative to the directory's descriptor; attributes are not asked for where the index
+  // proves that there are none.
+  class Scan : public DirectoryScan {
+   public:
+    Scan(const ContextTree& tree, std::string path, UniqueFd fd, NameList names)
+        : tree_(tree), path_(std::move(path)), fd_(std::move(fd)), names_(std::move(names)), state_(tree.ignore_state(path_)) {}
+    size_t size() const override { return names_.size(); }
+
+    Result<std::vector<TreeEntry>> members(size_t begin, size_t end) const override {
+      std::vector<TreeEntry> entries;
+      entries.reserve(end - begin);
+      DigestIndex::Directory known = tree_.index_ ? tree_.index_->directory(path_) : DigestIndex::Directory();
+      const auto add = [&](const char* name, const struct stat& st) -> Result<void> {
+        TreeEntry entry{name, info_of(st), {}, {}, {}};
+        DigestIndex::Found found;
+        if (S_ISREG(st.st_mode) && known.find(entry.name, key_of(entry.info), found)) entry.digest = found.digest;
+        if (S_ISLNK(st.st_mode)) {
+          ASSIGN_OR_RETURN(entry.link_target, link_at(fd_.get(), entry.name));
+        } else if (!found.no_xattrs) {
+          ASSIGN_OR_RETURN(entry.xattrs, read_xattrs(fd_.get(), entry.name));
+        }
+        entries.push_back(std::move(entry));
+        return {};
+      };
+      RETURN_IF_ERROR(for_each_shown(begin, end, add));
+      return entries;
     }
-    return {};
+
+    // Calls visit(name, stat) for what the ignore file leaves.
+    template <typename Visit>
+    Result<void> for_each_shown(size_t begin, size_t end, Visit visit) const {
+      for (size_t i = begin; i < end; ++i) {
+        struct stat st {};
+        if (::fstatat(fd_.get(), names_[i], &st, AT_SYMLINK_NOFOLLOW) != 0) {
+          if (errno == ENOENT) continue;  // removed since the listing
+          return system_error(errno, "stat", internal::child_of(path_, names_[i]));
+        }
+        if (!tree_.ignore_.empty() && tree_.hides(internal::child_of(path_, names_[i]), S_ISDIR(st.st_mode), state_)) continue;
+        RETURN_IF_ERROR(visit(names_[i], st));
+      }
+      return {};
+    }
+
+   private:
+    const ContextTree& tree_;
+    const std::string path_;
+    const UniqueFd fd_;
+    const NameList names_;
+    const parser::IgnoreList::WalkState state_;
+  };
+
+  Result<std::shared_ptr<const Scan>> open_scan(const std::string& path) const {
+    ASSIGN_OR_RETURN(UniqueFd fd, open_beneath_nofollow(opener_->root(), dot_if_empty(path), O_RDONLY | O_DIRECTORY));
+    ASSIGN_OR_RETURN(NameList names, NameList::read(fd.get()));
+    return std::shared_ptr<const Scan>(std::make_shared<Scan>(*this, path, std::move(fd), std::move(names)));
   }
 
   // The rules' verdicts on a directory, for what is in it: so that a child costs one match per rule.

@@ -1,20 +1,19 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <deque>
 #include <iterator>
 
 #include "base/text.h"
 #include "base/trace.h"
 #include "builder/copy.h"
+#include "builder/internal/paths.h"
+#include "builder/tree_walk.h"
 
 namespace lamina::builder {
 
 namespace {
 
-std::string child_of(const std::string& directory, const std::string& name) {
-  return directory.empty() ? name : directory + "/" + name;
-}
+using internal::child_of;
 
 Error fail_at(const Step& step, SourceRange range, ErrorKind kind, std::string message, std::vector<std::string> notes) {
   Diagnostic d;
@@ -29,8 +28,8 @@ Error fail_at(const Step& step, SourceRange range, ErrorKind kind, std::string m
 class Selector {
  public:
   // `pool` may be null.
-  Selector(const CopyStep& copy, const Step& step, std::shared_ptr<const SourceTree> tree, ThreadPool* pool)
-      : copy_(copy), step_(step), tree_(std::move(tree)), pool_(pool) {}
+  Selector(const CopyStep& copy, const Step& step, std::shared_ptr<const SourceTree> tree, ThreadPool* pool, const TemporaryFile& temporary_file)
+      : copy_(copy), step_(step), tree_(std::move(tree)), pool_(pool), temporary_file_(temporary_file) {}
 
   Result<Selection> run() {
     ASSIGN_OR_RETURN(excludes_, parser::IgnoreList::from_patterns(copy_.excludes));
@@ -135,22 +134,23 @@ class Selector {
     selected.base_name = slash == std::string::npos ? match : match.substr(slash + 1);
     selected.directory = info->type == EntryType::kDirectory;
     if (copy_.parents) RETURN_IF_ERROR(add_parents(root, match, selected));
+    selected.files = std::make_shared<FileList>(*resolved, temporary_file_);
     if (selected.directory) {
-      SelectedFile top{*resolved, "", *info, "", "", {}};
-      ASSIGN_OR_RETURN(top.xattrs, tree_->xattrs(top.path));
-      selected.files.push_back(std::move(top));
+      SelectedFile top{"", *info, {}, "", {}};
+      ASSIGN_OR_RETURN(top.xattrs, tree_->xattrs(*resolved));
+      RETURN_IF_ERROR(selected.files->append(top));
       // With --parents the patterns count from the pivot, else from the source.
-      exclude_prefix_ = copy_.parents ? match : "";
+      const std::string prefix = copy_.parents ? match : "";
       parser::IgnoreList::WalkState state = excludes_.walk_root();
-      if (!exclude_prefix_.empty() && !excludes_.empty()) {
+      if (!prefix.empty() && !excludes_.empty()) {
         if (excludes_.ignored(match) && !excludes_.may_reinclude_below(match)) return {};
         state = walk_state_of(match);
       }
-      RETURN_IF_ERROR(walk(*resolved, selected, std::move(state)));
-      if (!exclude_prefix_.empty() && excludes_.ignored(match) && selected.files.size() == 1) return {};
+      RETURN_IF_ERROR(walk(*resolved, prefix, *selected.files, state));
+      if (!prefix.empty() && excludes_.ignored(match) && selected.files->size() == 1) return {};
     } else {
       if (excludes_.ignored(copy_.parents ? match : selected.base_name)) return {};
-      RETURN_IF_ERROR(add_file(*resolved, *info, selected));
+      RETURN_IF_ERROR(add_file(*resolved, *info, *selected.files));
     }
     selection_.sources.push_back(std::move(selected));
     return {};
@@ -177,99 +177,18 @@ class Selector {
       here = child_of(here, parts[i]);
       ASSIGN_OR_RETURN(const std::string resolved, tree_->resolve(child_of(root, here), true));
       ASSIGN_OR_RETURN(const auto info, tree_->lstat(resolved));
-      if (info) selected.parent_directories.push_back({resolved, here, *info, "", "", {}});
+      if (info) selected.parent_directories.push_back({resolved, here, SelectedFile{"", *info, {}, "", {}}});
     }
     selected.parents_prefix = here;
     return {};
   }
 
-  // A directory on the way of a walk.
-  struct Node {
-    std::string path, relative;
-    parser::IgnoreList::WalkState excludes;
-    bool excluded = false;               // shown only for what was re-included below it
-    std::vector<TreeEntry> members;      // those that are taken
-    std::vector<size_t> directories;     // nodes of the directories among them, in order
-  };
-
-  // Level by level, the directories of a level in parallel; then put together in the order of a recursive walk.
-  Result<void> walk(const std::string& top, SelectedSource& selected, parser::IgnoreList::WalkState state) {
-    std::deque<Node> nodes;
-    nodes.push_back({top, "", std::move(state), false, {}, {}});
-    for (size_t begin = 0; begin < nodes.size();) {
-      const size_t end = nodes.size();
-      RETURN_IF_ERROR(scan_nodes(nodes, begin, end));
-      for (; begin < end; ++begin) RETURN_IF_ERROR(choose_members(nodes, begin));
-    }
-    size_t count = selected.files.size();
-    for (const Node& node : nodes) count += node.members.size();
-    selected.files.reserve(count);
-    take_members(nodes, 0, selected);
-    return {};
-  }
-
-  Result<void> scan_nodes(std::deque<Node>& nodes, size_t begin, size_t end) {
-    std::vector<std::optional<Error>> failed(end - begin);
-    const auto scan = [&](size_t i) {
-      auto members = tree_->scan(nodes[begin + i].path);
-      if (members) {
-        nodes[begin + i].members = *std::move(members);
-      } else {
-        failed[i] = std::move(members).error();
-      }
+  Result<void> walk(const std::string& top, const std::string& prefix, FileList& files, const parser::IgnoreList::WalkState& state) {
+    const auto append = [&](const std::string& relative, TreeEntry& file) -> Result<void> {
+      if (std::string_view(file.name).starts_with(".wh.")) return reserved_name(child_of(top, relative));
+      return files.append({relative, file.info, file.digest, std::move(file.link_target), std::move(file.xattrs)});
     };
-    if (pool_ != nullptr && end - begin > 1) {
-      parallel_for(*pool_, end - begin, scan);
-    } else {
-      for (size_t i = 0; i < end - begin; ++i) scan(i);
-    }
-    for (std::optional<Error>& error : failed) {
-      if (error) return std::move(*error);
-    }
-    return {};
-  }
-
-  // Drops what is excluded and makes nodes of the directories.
-  Result<void> choose_members(std::deque<Node>& nodes, size_t at) {
-    Node& node = nodes[at];  // a deque: stays where it is
-    size_t kept = 0;
-    for (TreeEntry& member : node.members) {
-      const std::string below = child_of(node.relative, member.name);
-      parser::IgnoreList::WalkState own;
-      bool excluded = false;
-      const bool directory = member.info.type == EntryType::kDirectory;
-      if (!excludes_.empty()) {
-        const std::string counted = child_of(exclude_prefix_, below);
-        const parser::IgnoreRule* rule = excludes_.decide_in_walk(counted, node.excludes, own);
-        excluded = rule != nullptr && !rule->negated;
-        if (excluded && (!directory || !excludes_.may_reinclude_below(counted))) continue;
-      }
-      if (std::string_view(member.name).starts_with(".wh.")) return reserved_name(child_of(node.path, member.name));
-      if (directory) {
-        node.directories.push_back(nodes.size());
-        nodes.push_back({child_of(node.path, member.name), below, std::move(own), excluded, {}, {}});
-      }
-      if (&node.members[kept] != &member) node.members[kept] = std::move(member);
-      ++kept;
-    }
-    node.members.resize(kept);
-    return {};
-  }
-
-  void take_members(std::deque<Node>& nodes, size_t at, SelectedSource& selected) {
-    size_t directory = 0;
-    for (TreeEntry& member : nodes[at].members) {
-      const size_t before = selected.files.size();
-      const bool is_directory = member.info.type == EntryType::kDirectory;
-      selected.files.push_back({child_of(nodes[at].path, member.name), child_of(nodes[at].relative, member.name), member.info,
-                                std::move(member.digest), std::move(member.link_target), std::move(member.xattrs)});
-      if (!is_directory) continue;
-      const size_t node = nodes[at].directories[directory++];
-      take_members(nodes, node, selected);
-      // An excluded directory stays only for what was re-included below it.
-      if (nodes[node].excluded && selected.files.size() == before + 1) selected.files.pop_back();
-    }
-    nodes[at].members = {};
+    return TreeWalk(*tree_, excludes_, prefix, pool_, append).run(top, state);
   }
 
   Error reserved_name(const std::string& path) const {
@@ -278,17 +197,16 @@ class Selector {
                    {"exclude it with .dockerignore or --exclude"});
   }
 
-  Result<void> add_file(const std::string& path, const FileInfo& info, SelectedSource& selected) {
+  Result<void> add_file(const std::string& path, const FileInfo& info, FileList& files) {
     const size_t slash = path.rfind('/');
     if (std::string_view(path).substr(slash == std::string::npos ? 0 : slash + 1).starts_with(".wh.")) return reserved_name(path);
-    SelectedFile file{path, "", info, tree_->known_digest(path, info), "", {}};
+    SelectedFile file{"", info, tree_->known_digest(path, info), "", {}};
     if (info.type == EntryType::kSymlink) {
       ASSIGN_OR_RETURN(file.link_target, tree_->read_link(path));
     } else {
       ASSIGN_OR_RETURN(file.xattrs, tree_->xattrs(path));
     }
-    selected.files.push_back(std::move(file));
-    return {};
+    return files.append(file);
   }
 
   // The first link on the way that leads out of the tree, in words; "" when none does.
@@ -343,8 +261,8 @@ class Selector {
   const Step& step_;
   std::shared_ptr<const SourceTree> tree_;
   ThreadPool* const pool_;
+  const TemporaryFile& temporary_file_;
   parser::IgnoreList excludes_;
-  std::string exclude_prefix_;
   Selection selection_;
 };
 
@@ -362,7 +280,7 @@ char type_letter(EntryType type) {
 
 std::string content_value(const SelectedFile& file) {
   std::string value = fmt::format("{} {:o} {}:{}", type_letter(file.info.type), file.info.mode, file.info.uid, file.info.gid);
-  if (file.info.type == EntryType::kFile) fmt::format_to(std::back_inserter(value), " {} {}", file.info.size, file.digest);
+  if (file.info.type == EntryType::kFile) fmt::format_to(std::back_inserter(value), " {} {}", file.info.size, file.digest ? to_hex(*file.digest) : "");
   if (file.info.type == EntryType::kSymlink) value += " -> " + file.link_target;
   if (file.info.type == EntryType::kCharDevice || file.info.type == EntryType::kBlockDevice) {
     value += fmt::format(" {}:{}", file.info.dev_major, file.info.dev_minor);
@@ -371,28 +289,42 @@ std::string content_value(const SelectedFile& file) {
   return value;
 }
 
-// Hard links between selected files, which the layer keeps: path of each → the first path of its file. How many links
-// a file has elsewhere is no property of what is copied.
-std::map<std::string, std::string> links_within(const Selection& selection) {
-  std::map<std::pair<uint64_t, uint64_t>, std::vector<const std::string*>> paths;
-  for (const SelectedSource& source : selection.sources) {
-    for (const SelectedFile& file : source.files) {
-      if (file.info.type == EntryType::kFile && file.info.nlink > 1) paths[{file.info.device, file.info.inode}].push_back(&file.path);
+// Hard links between selected files, which the layer keeps. How many links a file has elsewhere is no property of what
+// is copied.
+class LinksWithin {
+ public:
+  Result<void> note(const SelectedSource& source) {
+    FileList::Cursor cursor(*source.files);
+    SelectedFile file;
+    while (true) {
+      ASSIGN_OR_RETURN(const bool more, cursor.next(file));
+      if (!more) return {};
+      if (file.info.type != EntryType::kFile || file.info.nlink < 2) continue;
+      Links& links = by_inode_[{file.info.device, file.info.inode}];
+      if (links.count++ == 0) links.first = source.files->path_of(file);
     }
   }
-  std::map<std::string, std::string> links;
-  for (const auto& [inode, members] : paths) {
-    if (members.size() < 2) continue;
-    for (const std::string* path : members) links[*path] = *members.front();
+  // The first path of the file where it has several; else null.
+  const std::string* of(const SelectedFile& file) const {
+    if (file.info.type != EntryType::kFile || file.info.nlink < 2) return nullptr;
+    const Links& links = by_inode_.at({file.info.device, file.info.inode});
+    return links.count < 2 ? nullptr : &links.first;
   }
-  return links;
-}
+
+ private:
+  struct Links {
+    std::string first;
+    size_t count = 0;
+  };
+  std::map<std::pair<uint64_t, uint64_t>, Links> by_inode_;  // device and number; of files with several names only
+};
 
 }  // namespace
 
-Result<Selection> select_sources(const CopyStep& copy, const Step& step, std::shared_ptr<const SourceTree> tree, ThreadPool& pool) {
+Result<Selection> select_sources(const CopyStep& copy, const Step& step, std::shared_ptr<const SourceTree> tree, ThreadPool& pool,
+                                 const TemporaryFile& temporary_file) {
   const TraceSpan span("copy", "select " + step.title);
-  return Selector(copy, step, std::move(tree), &pool).run();
+  return Selector(copy, step, std::move(tree), &pool, temporary_file).run();
 }
 
 parser::Word literal_path(const std::string& path, SourceRange range) {
@@ -404,8 +336,11 @@ parser::Word literal_path(const std::string& path, SourceRange range) {
   return {std::move(text), range};
 }
 
-void add_selection_inputs(const Selection& selection, KeyInputs& inputs) {
-  const std::map<std::string, std::string> links = links_within(selection);
+Result<void> add_selection_inputs(const Selection& selection, KeyInputs& inputs) {
+  LinksWithin links;
+  for (const SelectedSource& source : selection.sources) {
+    if (source.files) RETURN_IF_ERROR(links.note(source));
+  }
   for (const SelectedSource& source : selection.sources) {
     inputs.add("source", source.base_name + (source.directory ? "/" : "") + (source.parents_prefix.empty() ? "" : " in " + source.parents_prefix));
     if (source.inline_content) {
@@ -413,29 +348,38 @@ void add_selection_inputs(const Selection& selection, KeyInputs& inputs) {
       continue;
     }
     const std::string prefix = source.tree->name() + ":/";
-    for (const SelectedFile& file : source.files) {
+    FileList::Cursor cursor(*source.files);
+    SelectedFile file;
+    while (true) {
+      ASSIGN_OR_RETURN(const bool more, cursor.next(file));
+      if (!more) break;
       // The destination's own directory keeps its metadata: the source root's does not matter.
       if (source.directory && file.relative.empty() && source.parents_prefix.empty()) continue;
       std::string value = content_value(file);
-      if (const auto link = links.find(file.path); link != links.end()) value += " linked with " + link->second;
-      inputs.add(prefix + file.path, std::move(value));
+      if (const std::string* first = links.of(file)) value += " linked with " + *first;
+      inputs.add(prefix + source.files->path_of(file), std::move(value));
     }
-    for (const SelectedFile& parent : source.parent_directories) inputs.add(prefix + parent.path, content_value(parent));
+    for (const ParentDirectory& parent : source.parent_directories) inputs.add(prefix + parent.path, content_value(parent.file));
   }
+  return {};
 }
 
-void add_root_inputs(const Selection& selection, const std::string& prefix, KeyInputs& inputs) {
+Result<void> add_root_inputs(const Selection& selection, const std::string& prefix, KeyInputs& inputs) {
   for (const SelectedSource& source : selection.sources) {
-    if (source.directory && !source.files.empty()) inputs.add(prefix + "root", content_value(source.files.front()));
+    if (!source.directory) continue;
+    ASSIGN_OR_RETURN(const SelectedFile root, source.files->front());
+    inputs.add(prefix + "root", content_value(root));
   }
+  return {};
 }
 
-Result<SelectedSource> select_whole_tree(std::shared_ptr<const SourceTree> tree, std::string named, const std::vector<std::string>& excludes) {
+Result<SelectedSource> select_whole_tree(std::shared_ptr<const SourceTree> tree, std::string named, const TemporaryFile& temporary_file,
+                                         const std::vector<std::string>& excludes) {
   const Step step;
   CopyStep copy;
   copy.excludes = excludes;
   copy.sources.push_back({"/", {}});
-  ASSIGN_OR_RETURN(Selection selection, Selector(copy, step, std::move(tree), nullptr).run());
+  ASSIGN_OR_RETURN(Selection selection, Selector(copy, step, std::move(tree), nullptr, temporary_file).run());
   SelectedSource whole = std::move(selection.sources.front());
   whole.named = std::move(named);
   return whole;

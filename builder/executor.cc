@@ -306,7 +306,7 @@ Result<Outcome> Executor::execute_body(const Step& step, const CopyStep& copy) {
     if (!opened) return at_instruction(step, std::move(opened).error());
     tree = *std::move(opened);
   }
-  auto selected = select_sources(copy, step, tree, env_.pool);
+  auto selected = select_sources(copy, step, tree, env_.pool, temporary_file());
   if (!selected) return at_instruction(step, std::move(selected).error());
   if (env_.request.strict && !selected->warnings.empty()) {
     return at_instruction(step, Error(ErrorKind::kNotFound, selected->warnings.front()).with_note("--strict makes this an error"));
@@ -333,7 +333,7 @@ Result<Outcome> Executor::execute_copy(const Step& step, const CopyStep& copy, s
   const bool digest_on_the_way = !copy.is_add && !record_is_likely(step);  // ADD may put an archive's files in a file's place
   if (!digest_on_the_way) {
     RETURN_IF_ERROR(digest_selection(selection, env_.pool));
-    add_selection_inputs(selection, inputs);
+    RETURN_IF_ERROR(add_selection_inputs(selection, inputs));
     if (auto hit = recorded(step, inputs)) return std::move(*hit);
   } else if (files_needed_later(step)) {
     // Into a snapshot the kernel copies long files.
@@ -344,7 +344,7 @@ Result<Outcome> Executor::execute_copy(const Step& step, const CopyStep& copy, s
   ASSIGN_OR_RETURN(layers::LayerId layer, copy_files(step, copy, selection));
   if (digest_on_the_way) {
     RETURN_IF_ERROR(digest_selection(selection, env_.pool));  // what did not get into the layer
-    add_selection_inputs(selection, inputs);
+    RETURN_IF_ERROR(add_selection_inputs(selection, inputs));
     if (auto hit = recorded(step, inputs)) return std::move(*hit);
   }
   return record(step, inputs, std::move(layer));
@@ -367,25 +367,31 @@ Result<layers::LayerId> Executor::copy_files(const Step& step, const CopyStep& c
   if ((copy.unpack || copy.unpack_remote) && copy.from.kind == SourceRef::Kind::kContext) {
     for (SelectedSource& source : selection.sources) {
       if (source.remote ? !copy.unpack_remote : !copy.unpack) continue;
-      if (source.directory || source.inline_content || source.files.front().info.type != EntryType::kFile) continue;
-      const std::string path = source.files.front().path;
+      if (source.directory || source.inline_content) continue;
+      ASSIGN_OR_RETURN(const SelectedFile file, source.files->front());
+      if (file.info.type != EntryType::kFile) continue;
+      const std::string path = source.files->path_of(file);
       ASSIGN_OR_RETURN(const bool archive, is_archive(*source.tree, path));
       if (!archive) continue;
       ASSIGN_OR_RETURN(layers::PendingLayer scratch, env_.store.begin_layer());
       ASSIGN_OR_RETURN(std::shared_ptr<const SourceTree> tree, unpack_archive(*source.tree, path, scratch.fs()));
-      if (source.opener) {
-        ASSIGN_OR_RETURN(const UniqueFd again, source.opener->open_file(path));
-        RETURN_IF_ERROR(source.opener->confirm(path, again.get(), std::nullopt));
+      if (source.watch) {
+        const auto opener = source.watch->opener_of(file, 0);
+        ASSIGN_OR_RETURN(const UniqueFd again, opener->open_file(path));
+        RETURN_IF_ERROR(opener->confirm(path, again.get(), std::nullopt));
       }
-      ASSIGN_OR_RETURN(source, select_whole_tree(std::move(tree), source.named));
+      ASSIGN_OR_RETURN(source, select_whole_tree(std::move(tree), source.named, temporary_file()));
       source.archive = true;
       unpacked.push_back(std::move(scratch));
     }
   }
-  ASSIGN_OR_RETURN(layers::EntryList entries, place_sources(selection, copy, placement, *view));
-  if (entries.empty()) return layers::LayerId{};
-  layers::ListedEntries listed(std::move(entries));
-  return add_layer(step, listed);
+  ASSIGN_OR_RETURN(const std::unique_ptr<layers::EntrySource> entries, place_sources(selection, copy, placement, *view));
+  ASSIGN_OR_RETURN(std::optional<layers::Entry> first, entries->next());
+  if (!first) return layers::LayerId{};
+  layers::EntryList begin;
+  begin.push_back(*std::move(first));
+  layers::ListedEntries all(std::move(begin), entries.get());
+  return add_layer(step, all);
 }
 
 // --- RUN -------------------------------------------------------------------------------------------
@@ -458,11 +464,11 @@ Result<void> Executor::add_mount_inputs(const Step& step, const RunStep& run, bo
     everything.from = planned.from;
     everything.sources.push_back(literal_path(m.source, step.instruction.range));
     ASSIGN_OR_RETURN(const std::shared_ptr<const SourceTree> tree, tree_of(planned.from, step.stage));
-    ASSIGN_OR_RETURN(Selection selection, select_sources(everything, step, tree, env_.pool));
+    ASSIGN_OR_RETURN(Selection selection, select_sources(everything, step, tree, env_.pool, temporary_file()));
     RETURN_IF_ERROR(digest_selection(selection, env_.pool));
-    add_selection_inputs(selection, inputs);
+    RETURN_IF_ERROR(add_selection_inputs(selection, inputs));
     // A stage's directory is mounted as it is, with its own attributes; a context's files are laid out anew.
-    if (!key.empty()) add_root_inputs(selection, prefix, inputs);
+    if (!key.empty()) RETURN_IF_ERROR(add_root_inputs(selection, prefix, inputs));
   }
   return {};
 }

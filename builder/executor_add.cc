@@ -106,13 +106,13 @@ Result<std::vector<GitCheckout>> Executor::fetch_remotes(const Step& step, const
       auto checkout = env_.sources.repositories.checkout(git, std::get<GitRevision>(part.found), options);
       if (!checkout) return at_source(step, source, std::move(checkout).error());
       ASSIGN_OR_RETURN(std::shared_ptr<const SourceTree> tree, open_context(checkout->directory, "git repository", {}, nullptr));
-      ASSIGN_OR_RETURN(selected, select_whole_tree(std::move(tree), shown(source), copy.excludes));
+      ASSIGN_OR_RETURN(selected, select_whole_tree(std::move(tree), shown(source), temporary_file(), copy.excludes));
       checkouts.push_back(std::move(*checkout));
     }
     selected.named = shown(source);
     selected.order = part.order;
     selected.remote = true;
-    if (!selected.files.empty()) selection.sources.push_back(std::move(selected));
+    if (selected.files) selection.sources.push_back(std::move(selected));
   }
   std::stable_sort(selection.sources.begin(), selection.sources.end(), [](const SelectedSource& a, const SelectedSource& b) { return a.order < b.order; });
   return checkouts;
@@ -129,9 +129,10 @@ Result<SelectedSource> Executor::select_file(const std::string& url, const Remot
   }
   ASSIGN_OR_RETURN(const parser::IgnoreList ignore, parser::IgnoreList::from_patterns(excludes));
   if (ignore.ignored(selected.base_name)) return selected;
-  selected.tree = tree_of_file(path, selected.base_name, static_cast<uint64_t>(st.st_size), file.last_modified.value_or(Timestamp{}), file.digest.hex());
+  selected.tree = tree_of_file(path, selected.base_name, static_cast<uint64_t>(st.st_size), file.last_modified.value_or(Timestamp{}), sha256_from_hex(file.digest.hex()));
   ASSIGN_OR_RETURN(const auto info, selected.tree->lstat(selected.base_name));
-  selected.files.push_back({selected.base_name, "", *info, file.digest.hex(), "", {}});
+  selected.files = std::make_shared<FileList>(selected.base_name, TemporaryFile());
+  RETURN_IF_ERROR(selected.files->append({"", *info, sha256_from_hex(file.digest.hex()), "", {}}));
   return selected;
 }
 

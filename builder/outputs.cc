@@ -13,6 +13,7 @@
 #include "base/text.h"
 #include "builder/copy.h"
 #include "builder/images.h"
+#include "builder/internal/paths.h"
 #include "layers/snapshot.h"
 #include "layers/tar.h"
 #include "registry/copy.h"
@@ -22,33 +23,63 @@ namespace lamina::builder {
 
 namespace {
 
-// The image's files as one list of entries, whiteouts applied.
-Result<layers::EntryList> flattened(layers::Store& store, registry::Client& client, const oci::Image& image, ThreadPool& pool) {
-  ASSIGN_OR_RETURN(const oci::ImageConfig config, oci::ImageConfig::parse(image.config_json));
-  std::vector<layers::LayerId> stack;
-  for (size_t i = 0; i < config.diff_ids.size() && i < image.manifest.layers.size(); ++i) {
-    ASSIGN_OR_RETURN(layers::LayerId id, store.add_pulled(config.diff_ids[i], image.manifest.layers[i]));
-    stack.push_back(std::move(id));
+// An image's files, whiteouts applied; below `directory` unless that is empty.
+class FlattenedImage : public layers::EntrySource {
+ public:
+  static Result<std::unique_ptr<FlattenedImage>> open(layers::Store& store, registry::Client& client, const oci::Image& image, std::string directory, ThreadPool& pool) {
+    ASSIGN_OR_RETURN(const oci::ImageConfig config, oci::ImageConfig::parse(image.config_json));
+    std::vector<layers::LayerId> stack;
+    for (size_t i = 0; i < config.diff_ids.size() && i < image.manifest.layers.size(); ++i) {
+      ASSIGN_OR_RETURN(layers::LayerId id, store.add_pulled(config.diff_ids[i], image.manifest.layers[i]));
+      stack.push_back(std::move(id));
+    }
+    const auto remote = source_of_image(store, client, image);
+    ASSIGN_OR_RETURN(const std::vector<std::string> snapshots, store.snapshots(stack, pool, remote.get()));
+    ASSIGN_OR_RETURN(std::shared_ptr<layers::RootfsView> view, layers::RootfsView::open(snapshots));
+    std::unique_ptr<FlattenedImage> flat(new FlattenedImage(std::move(directory)));
+    ASSIGN_OR_RETURN(SelectedSource whole, select_whole_tree(tree_of_view(std::move(view), "image"), "/", [&store] { return store.temporary_file(); }));
+    flat->selection_.sources.push_back(std::move(whole));
+    flat->copy_.destination = "/";
+    ASSIGN_OR_RETURN(flat->nothing_, layers::RootfsView::open({}));
+    ASSIGN_OR_RETURN(flat->placed_, place_sources(flat->selection_, flat->copy_, flat->placement_, *flat->nothing_));
+    return flat;
   }
-  const auto remote = source_of_image(store, client, image);
-  ASSIGN_OR_RETURN(const std::vector<std::string> snapshots, store.snapshots(stack, pool, remote.get()));
-  ASSIGN_OR_RETURN(std::shared_ptr<layers::RootfsView> view, layers::RootfsView::open(snapshots));
-  Selection selection;
-  ASSIGN_OR_RETURN(SelectedSource whole, select_whole_tree(tree_of_view(std::move(view), "image"), "/"));
-  selection.sources.push_back(std::move(whole));
-  CopyStep copy;
-  copy.destination = "/";
-  ASSIGN_OR_RETURN(const std::shared_ptr<layers::RootfsView> nothing, layers::RootfsView::open({}));
-  return place_sources(selection, copy, Placement{}, *nothing);
-}
 
-Result<void> write_directory(const std::string& dest, const layers::EntryList& entries, const std::stop_token& stop) {
+  uint64_t content_bytes() const override { return placed_->content_bytes(); }
+  Result<std::optional<layers::Entry>> next() override {
+    if (directory_.empty()) return placed_->next();
+    if (!begun_) {
+      begun_ = true;
+      layers::Entry top;
+      top.path = directory_;
+      top.type = layers::EntryType::kDirectory;
+      top.mode = 0755;
+      return std::optional(std::move(top));
+    }
+    ASSIGN_OR_RETURN(std::optional<layers::Entry> entry, placed_->next());
+    if (!entry) return std::optional<layers::Entry>();
+    entry->path = internal::child_of(directory_, entry->path);
+    if (entry->type == layers::EntryType::kHardlink) entry->link_target = internal::child_of(directory_, entry->link_target);
+    return entry;
+  }
+
+ private:
+  explicit FlattenedImage(std::string directory) : directory_(std::move(directory)) {}
+  const std::string directory_;
+  bool begun_ = false;
+  CopyStep copy_;
+  Placement placement_;
+  Selection selection_;
+  std::shared_ptr<layers::RootfsView> nothing_;
+  std::unique_ptr<layers::EntrySource> placed_;
+};
+
+Result<void> write_directory(const std::string& dest, layers::EntrySource& entries, const std::stop_token& stop) {
   RETURN_IF_ERROR(make_directories(AT_FDCWD, dest));
   ASSIGN_OR_RETURN(const UniqueFd root, open_directory(AT_FDCWD, dest));
   layers::SnapshotWriter writer(root.get(), nullptr);
   writer.stop_on(stop);
-  for (const layers::Entry& entry : entries) RETURN_IF_ERROR(writer.add(entry, nullptr));
-  return writer.finish();
+  return writer.add_all(entries);
 }
 
 }  // namespace
@@ -75,43 +106,54 @@ registry::ExportIndex make_index(const std::vector<PlatformImage>& images, const
 
 namespace {
 
-// The files of all images; those of several platforms in a directory each, named as BuildKit names them.
-Result<layers::EntryList> files_of(layers::Store& store, registry::Client& client, const std::vector<PlatformImage>& images, bool apart, ThreadPool& pool) {
-  layers::EntryList all;
-  for (const PlatformImage& member : images) {
-    ASSIGN_OR_RETURN(layers::EntryList entries, flattened(store, client, member.image, pool));
-    if (!apart) return entries;
-    std::string name = member.platform.text();
-    std::replace(name.begin(), name.end(), '/', '_');
-    layers::Entry directory;
-    directory.path = name;
-    directory.type = layers::EntryType::kDirectory;
-    directory.mode = 0755;
-    all.push_back(std::move(directory));
-    for (layers::Entry& entry : entries) {
-      if (entry.path.empty()) continue;
-      entry.path = name + "/" + entry.path;
-      if (entry.type == layers::EntryType::kHardlink) entry.link_target = name + "/" + entry.link_target;
-      all.push_back(std::move(entry));
+class AllFiles : public layers::EntrySource {
+ public:
+  // The files of all images; those of several platforms in a directory each, named as BuildKit names them.
+  static Result<AllFiles> open(layers::Store& store, registry::Client& client, const std::vector<PlatformImage>& images, bool apart, ThreadPool& pool) {
+    std::map<std::string, const PlatformImage*> by_directory;
+    for (const PlatformImage& member : images) {
+      std::string name = apart ? member.platform.text() : "";
+      std::replace(name.begin(), name.end(), '/', '_');
+      by_directory.emplace(std::move(name), &member);
     }
+    AllFiles all;
+    for (const auto& [directory, member] : by_directory) {
+      ASSIGN_OR_RETURN(std::unique_ptr<FlattenedImage> files, FlattenedImage::open(store, client, member->image, directory, pool));
+      all.images_.push_back(std::move(files));
+    }
+    return all;
   }
-  std::sort(all.begin(), all.end(), [](const auto& a, const auto& b) { return layers::path_less(a.path, b.path); });
-  return all;
-}
 
-Result<void> write_files(const layers::EntryList& entries, const OutputSpec& output, const std::stop_token& stop) {
+  uint64_t content_bytes() const override {
+    uint64_t bytes = 0;
+    for (const auto& image : images_) bytes += image->content_bytes();
+    return bytes;
+  }
+  Result<std::optional<layers::Entry>> next() override {
+    for (; at_ < images_.size(); ++at_) {
+      ASSIGN_OR_RETURN(std::optional<layers::Entry> entry, images_[at_]->next());
+      if (entry) return entry;
+    }
+    return std::optional<layers::Entry>();
+  }
+
+ private:
+  std::vector<std::unique_ptr<FlattenedImage>> images_;
+  size_t at_ = 0;
+};
+
+Result<void> write_files(layers::EntrySource& entries, const OutputSpec& output, const std::stop_token& stop) {
   if (output.type == OutputSpec::Type::kLocal) return write_directory(output.dest, entries, stop);
   return registry::write_whole_file(output.dest, [&](ByteSink& sink) -> Result<void> {
     StoppableSink stoppable(sink, stop);
     layers::TarWriter tar(stoppable, std::nullopt);
-    for (const layers::Entry& entry : entries) RETURN_IF_ERROR(tar.add(entry));
-    return tar.finish();
+    while (true) {
+      ASSIGN_OR_RETURN(const std::optional<layers::Entry> entry, entries.next());
+      if (!entry) return tar.finish();
+      RETURN_IF_ERROR(tar.add(*entry));
+    }
   });
 }
-
-}  // namespace
-
-namespace {
 
 // A docker archive has no word for zstd; daemons of the docker kind cannot read it.
 Result<oci::Image> without_zstd(layers::Store& store, const oci::Image& image) {
@@ -180,7 +222,7 @@ Result<std::string> write_output(layers::Store& store, registry::Client& client,
   VertexScope vertex(events, flat ? "exporting files to " + output.dest : load ? "loading image into " + daemon->text() : "exporting image to " + output.dest);
   indexed = indexed || images.size() > 1;
   if (flat) {
-    ASSIGN_OR_RETURN(const layers::EntryList entries, files_of(store, client, images, indexed, pool));
+    ASSIGN_OR_RETURN(AllFiles entries, AllFiles::open(store, client, images, indexed, pool));
     RETURN_IF_ERROR(write_files(entries, output, client.options().stop));
     vertex.done();
     return std::string();

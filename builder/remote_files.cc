@@ -36,8 +36,8 @@ class CountingSource : public ByteSource {
 
 class FileTree : public SourceTree {
  public:
-  FileTree(std::string path, std::string file_name, uint64_t size, Timestamp mtime, std::string digest)
-      : opener_(std::make_shared<Opener>(std::move(path))), file_name_(std::move(file_name)), digest_(std::move(digest)) {
+  FileTree(std::string path, std::string file_name, uint64_t size, Timestamp mtime, const Sha256Bytes& digest)
+      : opener_(std::make_shared<Opener>(std::move(path))), file_name_(std::move(file_name)), digest_(digest) {
     info_.mode = 0600;
     info_.size = size;
     info_.mtime = mtime;
@@ -55,7 +55,7 @@ class FileTree : public SourceTree {
   Result<std::vector<DirectoryEntry>> list(const std::string&) const override { return std::vector<DirectoryEntry>{{file_name_, EntryType::kFile}}; }
   Result<std::string> read_link(const std::string& path) const override { return Error(ErrorKind::kInternal, path + " is no link"); }
   Result<std::map<std::string, std::string>> xattrs(const std::string&) const override { return std::map<std::string, std::string>(); }
-  Result<std::string> file_digest(const std::string&, const FileInfo&, bool, ThreadPool*) const override { return digest_; }
+  Result<Sha256Bytes> file_digest(const std::string&, const FileInfo&, bool, ThreadPool*) const override { return digest_; }
   std::shared_ptr<const layers::FileOpener> opener() const override { return opener_; }
 
  private:
@@ -66,7 +66,7 @@ class FileTree : public SourceTree {
   };
   std::shared_ptr<Opener> opener_;
   std::string file_name_;
-  std::string digest_;
+  Sha256Bytes digest_;
   FileInfo info_;
 };
 
@@ -169,8 +169,8 @@ std::string file_name_of_url(const std::string& text) {
   return name.empty() || name == ".." || name.find('\0') != std::string::npos ? "__unnamed__" : name;
 }
 
-std::shared_ptr<const SourceTree> tree_of_file(std::string path, std::string name, uint64_t size, Timestamp mtime, std::string digest_hex) {
-  return std::make_shared<FileTree>(std::move(path), std::move(name), size, mtime, std::move(digest_hex));
+std::shared_ptr<const SourceTree> tree_of_file(std::string path, std::string name, uint64_t size, Timestamp mtime, const Sha256Bytes& digest) {
+  return std::make_shared<FileTree>(std::move(path), std::move(name), size, mtime, digest);
 }
 
 }  // namespace lamina::builder

@@ -56,6 +56,6 @@ class RemoteFiles {
 std::string file_name_of_url(const std::string& url);
 
 // A tree with one file of mode 0600.
-std::shared_ptr<const SourceTree> tree_of_file(std::string path, std::string name, uint64_t size, Timestamp mtime, std::string digest_hex);
+std::shared_ptr<const SourceTree> tree_of_file(std::string path, std::string name, uint64_t size, Timestamp mtime, const Sha256Bytes& digest);
 
 }  // namespace lamina::builder

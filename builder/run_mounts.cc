@@ -21,24 +21,27 @@ namespace {
 
 bool has_owner(const parser::Mount& m) { return m.mode || m.uid || m.gid; }
 
-Result<void> write_entries(const std::string& directory, const layers::EntryList& entries) {
+// The files that a mount's source selects, at copy.destination in a directory of our own.
+Result<Selection> write_selected(const CopyStep& copy, const Step& step, std::shared_ptr<const SourceTree> tree, ThreadPool& pool, layers::Store& store, const std::string& directory) {
+  ASSIGN_OR_RETURN(Selection selection, select_sources(copy, step, std::move(tree), pool, [&store] { return store.temporary_file(); }));
+  ASSIGN_OR_RETURN(const std::shared_ptr<layers::RootfsView> nothing, layers::RootfsView::open({}));
+  const Placement placement;
+  ASSIGN_OR_RETURN(const std::unique_ptr<layers::EntrySource> entries, place_sources(selection, copy, placement, *nothing));
   ASSIGN_OR_RETURN(const UniqueFd root, open_directory(AT_FDCWD, directory));
   layers::SnapshotWriter writer(root.get(), nullptr);
-  for (const layers::Entry& entry : entries) RETURN_IF_ERROR(writer.add(entry, nullptr));
-  return writer.finish();
+  RETURN_IF_ERROR(writer.add_all(*entries));
+  return selection;
 }
 
 // The files of `source` in a tree, and what the directory itself looks like there.
-Result<FileInfo> copy_seed(const std::shared_ptr<const SourceTree>& tree, const std::string& source, const std::string& directory) {
+Result<FileInfo> copy_seed(const std::shared_ptr<const SourceTree>& tree, const std::string& source, layers::Store& store, const std::string& directory) {
   CopyStep copy;
   copy.sources.push_back(literal_path(source, {}));
   copy.destination = "/";
   ThreadPool inline_pool(1);
-  ASSIGN_OR_RETURN(const Selection selection, select_sources(copy, Step{}, tree, inline_pool));
-  ASSIGN_OR_RETURN(const std::shared_ptr<layers::RootfsView> nothing, layers::RootfsView::open({}));
-  ASSIGN_OR_RETURN(const layers::EntryList entries, place_sources(selection, copy, Placement{}, *nothing));
-  RETURN_IF_ERROR(write_entries(directory, entries));
-  return selection.sources.front().files.front().info;
+  ASSIGN_OR_RETURN(const Selection selection, write_selected(copy, Step{}, tree, inline_pool, store, directory));
+  ASSIGN_OR_RETURN(const SelectedFile top, selection.sources.front().files->front());
+  return top.info;
 }
 
 }  // namespace
@@ -126,11 +129,8 @@ Result<void> RunMounts::add_context(const parser::Mount& m, const Step& step, st
   copy.from.kind = SourceRef::Kind::kContext;
   copy.sources.push_back(literal_path(m.source, step.instruction.range));
   copy.destination = "/shown";
-  ASSIGN_OR_RETURN(const Selection selection, select_sources(copy, step, std::move(tree), pool));
-  ASSIGN_OR_RETURN(const std::shared_ptr<layers::RootfsView> nothing, layers::RootfsView::open({}));
-  ASSIGN_OR_RETURN(const layers::EntryList entries, place_sources(selection, copy, Placement{}, *nothing));
   ASSIGN_OR_RETURN(const std::string directory, scratch_directory());
-  RETURN_IF_ERROR(write_entries(directory, entries));
+  ASSIGN_OR_RETURN(const Selection selection, write_selected(copy, step, std::move(tree), pool, store_, directory));
   SandboxMount mount;
   mount.source = directory + "/shown";
   mount.target = m.target;
@@ -230,7 +230,7 @@ Result<void> RunMounts::make_cache(const CacheWish& wish, const std::string& dir
   ASSIGN_OR_RETURN(TempDir temp, TempDir::create(directory.substr(0, slash), ".new"));
   uint32_t mode = 0755, uid = 0, gid = 0;
   if (wish.seed) {
-    ASSIGN_OR_RETURN(const FileInfo top, copy_seed(wish.seed, m.source, temp.path()));
+    ASSIGN_OR_RETURN(const FileInfo top, copy_seed(wish.seed, m.source, store_, temp.path()));
     if (top.type == EntryType::kDirectory) {
       mode = top.mode;
       uid = top.uid;

@@ -10,6 +10,7 @@
 #include "base/guarded.h"
 #include "base/stream.h"
 #include "base/text.h"
+#include "builder/internal/paths.h"
 
 namespace lamina::builder {
 
@@ -39,10 +40,10 @@ class ViewTree : public SourceTree {
   Result<std::map<std::string, std::string>> xattrs(const std::string& path) const override {
     return view_->xattrs(path);
   }
-  Result<std::string> file_digest(const std::string& path, const FileInfo& info, bool, ThreadPool* pool) const override {
+  Result<Sha256Bytes> file_digest(const std::string& path, const FileInfo& info, bool, ThreadPool* pool) const override {
     ASSIGN_OR_RETURN(const UniqueFd fd, view_->open_file(path));
     ASSIGN_OR_RETURN_WITH(const Sha256Bytes digest, content_digest(fd.get(), info.size, pool), "reading " + path);
-    return to_hex(digest);
+    return digest;
   }
   std::shared_ptr<const layers::FileOpener> opener() const override { return view_; }
 
@@ -88,22 +89,41 @@ Result<std::string> resolve_in_tree(const SourceTree& tree, const std::string& p
   return join(done, "/");
 }
 
-Result<std::vector<TreeEntry>> SourceTree::scan(const std::string& path) const {
-  std::vector<TreeEntry> found;
-  ASSIGN_OR_RETURN(const std::vector<DirectoryEntry> entries, list(path));
-  for (const DirectoryEntry& entry : entries) {
-    const std::string child = path.empty() ? entry.name : path + "/" + entry.name;
-    ASSIGN_OR_RETURN(const std::optional<FileInfo> info, lstat(child));
-    if (!info) continue;  // removed since the listing
-    TreeEntry member{entry.name, *info, {}, {}, {}};
-    if (info->type == EntryType::kSymlink) {
-      ASSIGN_OR_RETURN(member.link_target, read_link(child));
-    } else {
-      ASSIGN_OR_RETURN(member.xattrs, xattrs(child));
+namespace {
+
+class ListedDirectory : public DirectoryScan {
+ public:
+  ListedDirectory(const SourceTree& tree, std::string path, std::vector<DirectoryEntry> entries)
+      : tree_(tree), path_(std::move(path)), entries_(std::move(entries)) {}
+  size_t size() const override { return entries_.size(); }
+  Result<std::vector<TreeEntry>> members(size_t begin, size_t end) const override {
+    std::vector<TreeEntry> found;
+    for (size_t i = begin; i < end; ++i) {
+      const std::string child = internal::child_of(path_, entries_[i].name);
+      ASSIGN_OR_RETURN(const std::optional<FileInfo> info, tree_.lstat(child));
+      if (!info) continue;  // removed since the listing
+      TreeEntry member{entries_[i].name, *info, {}, {}, {}};
+      if (info->type == EntryType::kSymlink) {
+        ASSIGN_OR_RETURN(member.link_target, tree_.read_link(child));
+      } else {
+        ASSIGN_OR_RETURN(member.xattrs, tree_.xattrs(child));
+      }
+      found.push_back(std::move(member));
     }
-    found.push_back(std::move(member));
+    return found;
   }
-  return found;
+
+ private:
+  const SourceTree& tree_;
+  const std::string path_;
+  const std::vector<DirectoryEntry> entries_;
+};
+
+}  // namespace
+
+Result<std::shared_ptr<const DirectoryScan>> SourceTree::scan(const std::string& path) const {
+  ASSIGN_OR_RETURN(std::vector<DirectoryEntry> entries, list(path));
+  return std::shared_ptr<const DirectoryScan>(std::make_shared<ListedDirectory>(*this, path, std::move(entries)));
 }
 
 namespace {

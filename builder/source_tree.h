@@ -26,7 +26,17 @@ struct TreeEntry {
   FileInfo info;
   std::map<std::string, std::string> xattrs;  // empty for symlinks
   std::string link_target;                    // symlinks
-  std::string digest;  // of a regular file, as file_digest gives it, when it is known without reading; else empty
+  std::optional<Sha256Bytes> digest;          // of a regular file, as file_digest gives it, when it is known without reading
+};
+
+// A directory that is being read. Any thread; borrows its tree.
+class DirectoryScan {
+ public:
+  virtual ~DirectoryScan() = default;
+  // How many names there are; what they name may be hidden or gone.
+  virtual size_t size() const = 0;
+  // The members at the names from `begin` to `end` (at most size()), in byte order.
+  virtual Result<std::vector<TreeEntry>> members(size_t begin, size_t end) const = 0;
 };
 
 // A read-only tree. Paths are relative to its root, cleaned, without a leading "/"; "" is the root. Any
@@ -45,14 +55,14 @@ class SourceTree {
   virtual Result<std::vector<DirectoryEntry>> list(const std::string& path) const = 0;
   virtual Result<std::string> read_link(const std::string& path) const = 0;
   virtual Result<std::map<std::string, std::string>> xattrs(const std::string& path) const = 0;
-  // The members of a directory, as list() gives them.
-  virtual Result<std::vector<TreeEntry>> scan(const std::string& path) const;
-  // content_digest() of a regular file in hexadecimal; `info` is what lstat gave, `has_xattrs` what xattrs gave.
+  // For the members that list() gives, some at a time.
+  virtual Result<std::shared_ptr<const DirectoryScan>> scan(const std::string& path) const;
+  // content_digest() of a regular file; `info` is what lstat gave, `has_xattrs` what xattrs gave.
   // `pool` (may be null) helps with large files.
-  virtual Result<std::string> file_digest(const std::string& path, const FileInfo& info, bool has_xattrs, ThreadPool* pool) const = 0;
+  virtual Result<Sha256Bytes> file_digest(const std::string& path, const FileInfo& info, bool has_xattrs, ThreadPool* pool) const = 0;
   virtual std::shared_ptr<const layers::FileOpener> opener() const = 0;
-  // file_digest() where it is known without reading; else empty.
-  virtual std::string known_digest(const std::string& /*path*/, const FileInfo& /*info*/) const { return {}; }
+  // file_digest() where it is known without reading.
+  virtual std::optional<Sha256Bytes> known_digest(const std::string& /*path*/, const FileInfo& /*info*/) const { return {}; }
   // Whether what was read from `fd`, up to its last byte, is the file that `selected` describes; false where it may
   // have been written to meanwhile. Trees that nobody writes to say true.
   virtual Result<bool> unchanged(const std::string& /*path*/, const FileInfo& /*selected*/, int /*fd*/) const { return true; }

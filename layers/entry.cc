@@ -18,11 +18,12 @@ bool path_less(std::string_view a, std::string_view b) {
 }
 
 Result<std::optional<Entry>> ListedEntries::next() {
-  if (next_ == entries_.size()) return std::optional<Entry>();
+  if (next_ == entries_.size()) return rest_ == nullptr ? std::optional<Entry>() : rest_->next();
   return std::optional<Entry>(std::move(entries_[next_++]));
 }
 
 uint64_t ListedEntries::content_bytes() const {
+  if (rest_ != nullptr) return rest_->content_bytes();
   uint64_t bytes = 0;
   for (const Entry& entry : entries_) bytes += entry.size;
   return bytes;

@@ -74,14 +74,16 @@ class EntrySource {
   virtual uint64_t content_bytes() const = 0;
 };
 
+// Those of a list, then those of `rest` (borrowed, may be null) from which the list was taken.
 class ListedEntries : public EntrySource {
  public:
-  explicit ListedEntries(EntryList entries) : entries_(std::move(entries)) {}
+  explicit ListedEntries(EntryList entries, EntrySource* rest = nullptr) : entries_(std::move(entries)), rest_(rest) {}
   Result<std::optional<Entry>> next() override;
   uint64_t content_bytes() const override;
 
  private:
   EntryList entries_;
+  EntrySource* const rest_;
   size_t next_ = 0;
 };
 

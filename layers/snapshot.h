@@ -51,6 +51,8 @@ class SnapshotWriter {
   Result<void> add(const Entry& entry, ByteSource* content);
   // Sets directory times and modes last. Call exactly once.
   Result<void> finish();
+  // All entries with their own contents, and the end.
+  Result<void> add_all(EntrySource& entries);
   // Whether a parent directory had to be made that no entry named: the result then depends on `below`.
   bool used_implicit_parents() const;
   // Those directories, as far as no later entry named them; sorted. They are no members of the layer.

@@ -514,6 +514,14 @@ Result<void> SnapshotWriter::add(const Entry& entry, ByteSource* content) {
   return impl_->add(entry, content);
 }
 Result<void> SnapshotWriter::finish() { return impl_->finish(); }
+Result<void> SnapshotWriter::add_all(EntrySource& entries) {
+  while (true) {
+    ASSIGN_OR_RETURN(const std::optional<Entry> entry, entries.next());
+    if (!entry) return finish();
+    RETURN_IF_ERROR(add(*entry, nullptr));
+  }
+}
+
 bool SnapshotWriter::used_implicit_parents() const { return impl_->used_implicit; }
 
 std::vector<std::string> SnapshotWriter::implicit_directories() const {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <string_view>
 
 #include "layers/entry.h"
 
@@ -10,6 +11,13 @@ namespace lamina::builder::internal {
 struct PathLess {
   bool operator()(const std::string& a, const std::string& b) const { return layers::path_less(a, b); }
 };
+
+// A component, or several, below a directory; an empty one is the directory.
+inline std::string child_of(const std::string& directory, std::string_view name) {
+  std::string path = directory;
+  if (!path.empty() && !name.empty()) path += '/';
+  return path += name;
+}
 
 inline std::string parent_of(const std::string& path) {
   const size_t slash = path.rfind('/');

@@ -34,7 +34,7 @@ struct Fixture {
   Selection select() {
     CopyStep copy;
     copy.sources.push_back(literal_path("/", {}));
-    auto selection = select_sources(copy, Step{}, tree, pool);
+    auto selection = select_sources(copy, Step{}, tree, pool, [this] { return store->temporary_file(); });
     REQUIRE(selection);
     return *std::move(selection);
   }
@@ -44,12 +44,15 @@ struct Fixture {
     const auto nothing = layers::RootfsView::open({});
     auto entries = place_sources(selection, copy, Placement{}, **nothing);
     REQUIRE(entries);
-    return store->add_entries(*std::move(entries), {}, form, &pool);
+    return store->add_entries(**entries, {}, form, &pool);
   }
   static std::map<std::string, std::string> digests(const Selection& selection) {
     std::map<std::string, std::string> found;
-    for (const SelectedFile& file : selection.sources.front().files) {
-      if (file.info.type == EntryType::kFile) found[file.path] = file.digest;
+    const FileList& files = *selection.sources.front().files;
+    FileList::Cursor cursor(files);
+    SelectedFile file;
+    while (*cursor.next(file)) {
+      if (file.info.type == EntryType::kFile) found[files.path_of(file)] = file.digest ? to_hex(*file.digest) : "";
     }
     return found;
   }
