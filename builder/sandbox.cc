@@ -48,15 +48,12 @@ internal::SandboxBase base_of(const SandboxSpec& spec) {
   return {spec.network, spec.insecure, spec.inherit_stdio, full_privileges, spec.shm_size_bytes};
 }
 
-Result<internal::SandboxPlan> make_plan(const SandboxSpec& spec, const internal::SandboxBase& base) {
+internal::SandboxPlan make_plan(const SandboxSpec& spec, const internal::SandboxBase& base) {
   internal::SandboxPlan plan;
   plan.spec = spec;
   plan.hosts = hosts_text(spec);
   plan.resolv_conf = resolv_conf_text();
   plan.full_privileges = base.full_privileges;
-  if (!spec.insecure) {
-    ASSIGN_OR_RETURN(plan.seccomp, internal::default_seccomp_filter());
-  }
   return plan;
 }
 
@@ -199,7 +196,7 @@ Sandboxes::~Sandboxes() { impl_->wait_for_ending(); }
 Result<ExitStatus> Sandboxes::run(const SandboxSpec& spec, const OutputCallback& output, std::stop_token stop, bool another_follows) {
   if (stop.stop_requested()) return Error(ErrorKind::kCancelled, "interrupted");
   const internal::SandboxBase base = base_of(spec);
-  ASSIGN_OR_RETURN(const internal::SandboxPlan plan, make_plan(spec, base));
+  const internal::SandboxPlan plan = make_plan(spec, base);
   const UniqueFd stop_event(::eventfd(0, EFD_CLOEXEC));
   if (!stop_event) return system_error(errno, "eventfd");
   const std::stop_callback on_stop(stop, [&] {

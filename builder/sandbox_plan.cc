@@ -147,7 +147,6 @@ std::string serialise(const SandboxPlan& plan) {
   w.number(s.inherit_stdio ? 1 : 0);
   w.text(plan.hosts);
   w.text(plan.resolv_conf);
-  w.text(plan.seccomp);
   w.number(plan.full_privileges ? 1 : 0);
   return w.take();
 }
@@ -173,7 +172,6 @@ Result<SandboxPlan> deserialise(std::string_view text) {
   s.inherit_stdio = r.number() != 0;
   plan.hosts = r.text();
   plan.resolv_conf = r.text();
-  plan.seccomp = r.text();
   plan.full_privileges = r.number() != 0;
   if (!r.good()) return Error(ErrorKind::kInternal, "the sandbox plan is damaged");
   return plan;

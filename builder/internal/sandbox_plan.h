@@ -38,7 +38,6 @@ struct SandboxPlan {
   SandboxSpec spec;
   std::string hosts;        // text of /etc/hosts
   std::string resolv_conf;  // text of /etc/resolv.conf
-  std::string seccomp;      // BPF program, empty: none
   bool full_privileges = false;
 };
 
@@ -50,9 +49,6 @@ std::string serialise(const Error& error);
 std::string serialise(const ExitStatus& status);
 // Nothing when the child died without a report.
 Result<std::optional<ExitStatus>> read_report(std::string_view text);
-
-// The BPF program of Docker's default profile; made once.
-Result<std::string> default_seccomp_filter();
 
 // Steps of the child, in order. All of them run in the new namespaces, single-threaded.
 struct Stub {

@@ -1,20 +1,23 @@
+// Makes, when the program is built, the seccomp filter of its sandbox: writes a C++ array's elements to a file. Assembling
+// the filter takes 6 ms, which would be a fifth of a build with one RUN.
+//
 // Docker's default seccomp profile as an allow-list: what is not named fails with EPERM, as an unknown system
 // call of a container does there. Conditions on capabilities are resolved for the default set.
 #include <errno.h>
-#include <fmt/format.h>
+#include <linux/filter.h>
 #include <linux/sched.h>
 #include <seccomp.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include <mutex>
-
-#include "base/files.h"
-#include "base/text.h"
-#include "builder/internal/sandbox_plan.h"
-
-namespace lamina::builder::internal {
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+#include <string>
+#include <string_view>
 
 namespace {
 
@@ -52,61 +55,56 @@ constexpr std::string_view kAllowed =
     "utimensat_time64 utimes vfork vmsplice wait4 waitid waitpid write writev arch_prctl modify_ldt arm_fadvise64_64 "
     "arm_sync_file_range sync_file_range2 breakpoint cacheflush set_tls";
 
-Error rule_error(int result, std::string_view call) { return Error(ErrorKind::kInternal, fmt::format("seccomp rule for {}: {}", call, errno_text(-result))); }
+void check(int result, std::string_view what) {
+  if (result >= 0) return;
+  std::fprintf(stderr, "seccomp filter: %.*s: %s\n", static_cast<int>(what.size()), what.data(), std::strerror(-result));
+  std::exit(1);
+}
 
-Result<void> add_rules(scmp_filter_ctx context) {
-  for (const std::string& name : split(kAllowed, ' ')) {
-    if (name.empty()) continue;
+void add_rules(scmp_filter_ctx context) {
+  for (std::string_view left = kAllowed; !left.empty();) {
+    const std::string name(left.substr(0, left.find(' ')));
+    left.remove_prefix(std::min(left.size(), name.size() + 1));
     const int number = seccomp_syscall_resolve_name(name.c_str());
     if (number == __NR_SCMP_ERROR) continue;  // newer than the library: falls under the default
-    if (const int r = seccomp_rule_add(context, SCMP_ACT_ALLOW, number, 0); r != 0 && r != -EDOM) return rule_error(r, name);
+    const int added = seccomp_rule_add(context, SCMP_ACT_ALLOW, number, 0);
+    check(added == -EDOM ? 0 : added, name);
   }
   // clone without new namespaces; clone3 hides its flags in memory, so libraries are told to use clone.
   const scmp_datum_t namespaces = CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWCGROUP;
-  if (const int r = seccomp_rule_add(context, SCMP_ACT_ALLOW, SCMP_SYS(clone), 1, SCMP_A0(SCMP_CMP_MASKED_EQ, namespaces, 0)); r != 0) return rule_error(r, "clone");
-  if (const int r = seccomp_rule_add(context, SCMP_ACT_ERRNO(ENOSYS), SCMP_SYS(clone3), 0); r != 0) return rule_error(r, "clone3");
+  check(seccomp_rule_add(context, SCMP_ACT_ALLOW, SCMP_SYS(clone), 1, SCMP_A0(SCMP_CMP_MASKED_EQ, namespaces, 0)), "clone");
+  check(seccomp_rule_add(context, SCMP_ACT_ERRNO(ENOSYS), SCMP_SYS(clone3), 0), "clone3");
   for (const scmp_datum_t persona : {0x0ULL, 0x8ULL, 0x20000ULL, 0x20008ULL, 0xffffffffULL}) {
-    if (const int r = seccomp_rule_add(context, SCMP_ACT_ALLOW, SCMP_SYS(personality), 1, SCMP_A0(SCMP_CMP_EQ, persona)); r != 0) return rule_error(r, "personality");
+    check(seccomp_rule_add(context, SCMP_ACT_ALLOW, SCMP_SYS(personality), 1, SCMP_A0(SCMP_CMP_EQ, persona)), "personality");
   }
   // Every address family but vsock, which leads out of virtual machines.
-  if (const int r = seccomp_rule_add(context, SCMP_ACT_ALLOW, SCMP_SYS(socket), 1, SCMP_A0(SCMP_CMP_NE, AF_VSOCK)); r != 0) return rule_error(r, "socket");
-  return {};
-}
-
-Result<std::string> make_filter() {
-  scmp_filter_ctx context = seccomp_init(SCMP_ACT_ERRNO(EPERM));
-  if (context == nullptr) return Error(ErrorKind::kInternal, "seccomp_init failed");
-  const auto build = [&]() -> Result<std::string> {
-    // A binary tree: the cost of a call does not depend on its place in the list.
-    seccomp_attr_set(context, SCMP_FLTATR_CTL_OPTIMIZE, 2);
-#if defined(__x86_64__)
-    seccomp_arch_add(context, SCMP_ARCH_X86);
-    seccomp_arch_add(context, SCMP_ARCH_X32);
-#elif defined(__aarch64__)
-    seccomp_arch_add(context, SCMP_ARCH_ARM);
-#endif
-    RETURN_IF_ERROR(add_rules(context));
-    const UniqueFd fd(::memfd_create("seccomp", MFD_CLOEXEC));
-    if (!fd) return system_error(errno, "memfd_create");
-    if (const int r = seccomp_export_bpf(context, fd.get()); r != 0) return rule_error(r, "export");
-    if (::lseek(fd.get(), 0, SEEK_SET) != 0) return system_error(errno, "lseek");
-    return read_fd(fd.get());
-  };
-  auto result = build();
-  seccomp_release(context);
-  return result;
+  check(seccomp_rule_add(context, SCMP_ACT_ALLOW, SCMP_SYS(socket), 1, SCMP_A0(SCMP_CMP_NE, AF_VSOCK)), "socket");
 }
 
 }  // namespace
 
-Result<std::string> default_seccomp_filter() {
-  static std::mutex mutex;
-  static std::string made;
-  const std::lock_guard lock(mutex);
-  if (made.empty()) {
-    ASSIGN_OR_RETURN(made, make_filter());
+int main(int argc, char** argv) {
+  if (argc != 2) return 2;
+  const scmp_filter_ctx context = seccomp_init(SCMP_ACT_ERRNO(EPERM));
+  if (context == nullptr) check(-ENOMEM, "seccomp_init");
+  // A binary tree: the cost of a call does not depend on its place in the list.
+  check(seccomp_attr_set(context, SCMP_FLTATR_CTL_OPTIMIZE, 2), "optimize");
+#if defined(__x86_64__)
+  check(seccomp_arch_add(context, SCMP_ARCH_X86), "x86");
+  check(seccomp_arch_add(context, SCMP_ARCH_X32), "x32");
+#elif defined(__aarch64__)
+  check(seccomp_arch_add(context, SCMP_ARCH_ARM), "arm");
+#endif
+  add_rules(context);
+  const int fd = ::memfd_create("seccomp", MFD_CLOEXEC);
+  check(fd < 0 ? -errno : 0, "memfd_create");
+  check(seccomp_export_bpf(context, fd), "export");
+  check(static_cast<int>(::lseek(fd, 0, SEEK_SET)), "lseek");
+  seccomp_release(context);
+  std::ofstream out(argv[1]);
+  sock_filter instruction{};
+  while (::read(fd, &instruction, sizeof instruction) == static_cast<ssize_t>(sizeof instruction)) {
+    out << "{" << instruction.code << ", " << static_cast<int>(instruction.jt) << ", " << static_cast<int>(instruction.jf) << ", " << instruction.k << "u},\n";
   }
-  return made;
+  return out.flush() ? 0 : 1;
 }
-
-}  // namespace lamina::builder::internal
