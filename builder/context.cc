@@ -170,11 +170,12 @@ class ContextTree : public SourceTree {
     Result<std::vector<TreeEntry>> members(size_t begin, size_t end) const override {
       std::vector<TreeEntry> entries;
       entries.reserve(end - begin);
-      DigestIndex::Directory known = tree_.index_ ? tree_.index_->directory(path_) : DigestIndex::Directory();
+      std::optional<DigestIndex::Cursor> known;
+      if (tree_.index_) known.emplace(*tree_.index_);
       const auto add = [&](const char* name, const struct stat& st) -> Result<void> {
         TreeEntry entry{name, info_of(st), {}, {}, {}};
         DigestIndex::Found found;
-        if (S_ISREG(st.st_mode) && known.find(entry.name, key_of(entry.info), found)) entry.digest = found.digest;
+        if (known && S_ISREG(st.st_mode) && known->find(internal::child_of(path_, name), key_of(entry.info), found)) entry.digest = found.digest;
         if (S_ISLNK(st.st_mode)) {
           ASSIGN_OR_RETURN(entry.link_target, link_at(fd_.get(), entry.name));
         } else if (!found.no_xattrs) {

@@ -347,7 +347,7 @@ Result<void> Contexts::save_indexes() {
   Result<void> result;
   opened_.for_each([&](const Opened& opened) {
     if (!result || !opened.index) return;
-    result = opened.index->save(store_, [&](const std::string& path) {
+    result = opened.index->save([&](const std::string& path) {
       const auto info = opened.tree->lstat(path);
       return !info || *info;
     });

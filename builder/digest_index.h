@@ -2,13 +2,11 @@
 #pragma once
 
 #include <cstdint>
-#include <map>
+#include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
-#include <vector>
 
-#include "base/guarded.h"
 #include "base/sha256.h"
 #include "layers/store.h"
 
@@ -19,15 +17,17 @@ namespace lamina::builder {
 // older than the moment of the reading (git's "racily clean" rule); otherwise its bytes are read. A change of
 // the extended attributes moves the ctime too, so what is known of them is proved by the same data. Any thread.
 //
-// Index file, little-endian: "lamina-digests 2\n", then for each directory: 32-bit length and path, 32-bit
-// number of records; each record: 8 64-bit numbers (device, inode, size, mtime s, mtime ns, ctime s, ctime ns,
-// time of reading in ns), 32 bytes of digest, a byte of flags (1: no attribute that an image would hold),
-// 16-bit length and name. Directories and the names in one come in byte order, so that a walk in that order
-// reads the file from its beginning to its end.
+// Index file, little-endian: "lamina-digests 3\n"; blocks; a table; 64-bit place of the table, its CRC-32, 32-bit number of
+// blocks. A block is read alone: records in path_less order of their paths, then their CRC-32. A record: 8 64-bit numbers
+// (device, inode, size, mtime s, mtime ns, ctime s, ctime ns, time of reading in ns), 32 bytes of digest, a byte of flags
+// (1: no attribute that an image would hold), 16-bit numbers of the path's bytes that are those of the path before it in
+// the block and of the others, and these. The table has for each block: 64-bit place, 32-bit size, 16-bit length and its
+// first path. What is damaged counts as not there.
 class DigestIndex {
  public:
-  // An unreadable or foreign index counts as empty.
+  // An unreadable or foreign index counts as empty. `store` outlives the result.
   static std::shared_ptr<DigestIndex> load(layers::Store& store, const std::string& name);
+  ~DigestIndex();
 
   struct Stat {
     uint64_t device = 0, inode = 0, size = 0;
@@ -39,43 +39,33 @@ class DigestIndex {
     bool no_xattrs = false;
   };
 
-  // Finds the files of one directory; fastest when they are asked for in byte order. Borrows the index.
-  class Directory {
+  // Finds files of the last build's index; fastest when they are asked for in path_less order. One thread; borrows the
+  // index.
+  class Cursor {
    public:
+    explicit Cursor(const DigestIndex& index);
+    ~Cursor();
     // False when the file was never read or may have changed since.
-    bool find(std::string_view name, const Stat& stat, Found& found);
+    bool find(std::string_view path, const Stat& stat, Found& found);
 
    private:
-    friend class DigestIndex;
-    const char* begin_ = nullptr;  // the first record
-    const char* at_ = nullptr;     // the record after the one found last
-    uint32_t count_ = 0, number_ = 0;
+    struct Position;
+    const DigestIndex& index_;
+    std::unique_ptr<Position> position_;
   };
-  Directory directory(std::string_view path) const;
   // The same for a single path.
-  bool find(const std::string& path, const Stat& stat, Found& found) const;
+  bool find(std::string_view path, const Stat& stat, Found& found) const;
 
   // `read_at_ns`: realtime_ns() before the first byte was read.
-  void put(const std::string& path, const Stat& stat, const Found& found, int64_t read_at_ns);
+  void put(std::string_view path, const Stat& stat, const Found& found, int64_t read_at_ns);
   // Writes the index when something was put. In directories that got new records, those of files that are
-  // no longer there go. The store must outlive the call only.
-  Result<void> save(layers::Store& store, const std::function<bool(const std::string& path)>& exists);
+  // no longer there go.
+  Result<void> save(const std::function<bool(const std::string& path)>& exists);
 
  private:
-  struct Known {
-    Stat stat;
-    int64_t read_at_ns = 0;
-    Found found;
-  };
-  struct Place {
-    const char* records = nullptr;
-    uint32_t count = 0;
-  };
-
-  std::string name_;
-  std::string text_;                                // the file as it was loaded; records are read in place
-  std::map<std::string_view, Place> directories_;
-  Guarded<std::map<std::string, std::map<std::string, Known>>> fresh_;  // directory → name → record
+  struct Impl;
+  explicit DigestIndex(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
 };
 
 // CLOCK_REALTIME in nanoseconds.

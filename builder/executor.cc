@@ -130,7 +130,7 @@ bool Executor::files_needed_later(const Step& step) const {
 }
 
 KeyInputs Executor::common_inputs(const Step& step, const char* instruction) const {
-  KeyInputs inputs;
+  KeyInputs inputs(temporary_file());
   inputs.add("instruction", instruction);
   if (!step.independent) {
     inputs.add(step.parent >= 0 ? "parent" : "base", key_below(step));
@@ -144,16 +144,16 @@ KeyInputs Executor::common_inputs(const Step& step, const char* instruction) con
 
 std::optional<Outcome> Executor::recorded(const Step& step, const KeyInputs& inputs) {
   if (step.no_cache) return std::nullopt;
-  std::string key = inputs.key();
-  auto found = records_.find(key);
+  const auto key = inputs.key();
+  auto found = key ? records_.find(*key) : std::nullopt;  // record() says what is wrong with a key
   if (!found) return std::nullopt;
-  key = found->chain;
-  return Outcome{std::move(*found), std::move(key), true, false, {}};
+  std::string chain = found->chain;
+  return Outcome{std::move(*found), std::move(chain), true, false, {}};
 }
 
 Result<Outcome> Executor::record(const Step& step, const KeyInputs& inputs, layers::LayerId layer) {
   Outcome outcome;
-  outcome.key = inputs.key();
+  ASSIGN_OR_RETURN(outcome.key, inputs.key());
   outcome.why = step.no_cache ? "the cache was not asked" : records_.explain_miss(inputs, step.identity);
   const Timestamp created = env_.request.source_date_epoch ? Timestamp{*env_.request.source_date_epoch, 0} : now();
   // Executed once more: steps on top may keep their records only if it came to the same files. What a command leaves
@@ -287,7 +287,7 @@ Result<Outcome> Executor::execute_body(const Step& step, const CopyStep& copy) {
 
   // Files of a stage whose own steps are known to be the same need not be read at all.
   const std::string source_key = key_of_source(copy.from);
-  KeyInputs by_definition = inputs;
+  ASSIGN_OR_RETURN(KeyInputs by_definition, inputs.fork());
   if (!source_key.empty()) {
     by_definition.add("from", source_key);
     for (const parser::Word& source : copy.sources) by_definition.add("path", source.text);
@@ -420,14 +420,14 @@ Result<Outcome> Executor::execute_body(const Step& step, const RunStep& run) {
   for (const PlannedDevice& device : run.devices) inputs.add("device " + device.name, join(device.edits.names, " "));
 
   // Mounted files of a stage whose own steps are known to be the same need not be read at all.
-  KeyInputs by_definition = inputs;
+  ASSIGN_OR_RETURN(KeyInputs by_definition, inputs.fork());
   RETURN_IF_ERROR(add_mount_inputs(step, run, false, by_definition));
   if (auto hit = recorded(step, by_definition)) return std::move(*hit);
   const bool reads_stage = std::any_of(run.mounts.begin(), run.mounts.end(), known_by_content);
   if (reads_stage) {
     RETURN_IF_ERROR(add_mount_inputs(step, run, true, inputs));
   } else {
-    inputs = by_definition;
+    inputs = std::move(by_definition);
   }
   auto outcome = reads_stage ? recorded(step, inputs) : std::nullopt;
   if (!outcome) {

@@ -7,6 +7,7 @@
 #include "base/sha256.h"
 #include "base/text.h"
 #include "builder/build.h"
+#include "layers/entry.h"
 
 namespace lamina::builder {
 
@@ -52,6 +53,42 @@ std::string unescape(std::string_view text) {
   return out;
 }
 
+// Lines of a text of inputs; a longer one than anything writes ends it.
+class LineReader {
+ public:
+  explicit LineReader(ByteSource& text) : text_(text) {}
+
+  // False at the end.
+  Result<bool> next(std::string& name, std::string& value) {
+    while (true) {
+      const size_t end = buffer_.find('\n', at_);
+      if (end != std::string::npos) {
+        const std::string_view line = std::string_view(buffer_).substr(at_, end - at_);
+        at_ = end + 1;
+        const size_t tab = line.find('\t');
+        if (tab == std::string_view::npos) continue;
+        name = unescape(line.substr(0, tab));
+        value = unescape(line.substr(tab + 1));
+        return true;
+      }
+      buffer_.erase(0, at_);
+      at_ = 0;
+      if (buffer_.size() > kLongest) return false;
+      const size_t have = buffer_.size();
+      buffer_.resize(have + kRead);
+      ASSIGN_OR_RETURN(const size_t got, text_.read(std::as_writable_bytes(std::span(buffer_.data() + have, kRead))));
+      buffer_.resize(have + got);
+      if (got == 0) return false;
+    }
+  }
+
+ private:
+  static constexpr size_t kRead = 64 * 1024, kLongest = 1 << 20;
+  ByteSource& text_;
+  std::string buffer_;
+  size_t at_ = 0;
+};
+
 std::string inputs_key(const std::string& step_identity) {
   return sha256_hex("newest inputs of " + step_identity);
 }
@@ -68,87 +105,193 @@ std::string describe(const std::string& name) {
 
 }  // namespace
 
-void KeyInputs::add_text(std::string name, std::string_view value) {
+KeyInputs::KeyInputs(TemporaryFile temporary_file) : temporary_file_(std::move(temporary_file)), text_(temporary_file_), fields_(kKeyFormat) {}
+
+Result<KeyInputs> KeyInputs::fork() const {
+  KeyInputs copy(temporary_file_);
+  const auto text = text_.reader();
+  LineReader lines(*text);
+  std::string name, value;
+  while (true) {
+    ASSIGN_OR_RETURN(const bool more, lines.next(name, value));
+    if (!more) break;
+    copy.add(name, value);
+  }
+  if (failed_) copy.failed_ = failed_;
+  return copy;
+}
+
+void KeyInputs::add_text(std::string_view name, std::string_view value) {
   constexpr size_t kReadable = 200;
   if (value.size() <= kReadable) {
-    add(std::move(name), std::string(value));
+    add(name, value);
   } else {
-    add(std::move(name), "sha256:" + sha256_hex(value));
+    add(name, "sha256:" + sha256_hex(value));
   }
 }
 
-const std::string& KeyInputs::key() const {
-  if (!key_.empty()) return key_;
-  // A call of the hash costs more than a short field, so they are collected.
+void KeyInputs::add(std::string_view name, std::string_view value) {
   constexpr size_t kCollected = 64 * 1024;
-  Sha256 hash;
-  std::string fields(kKeyFormat);
-  for (const auto& [name, value] : inputs_) {
-    append_field(fields, name);
-    append_field(fields, value);
-    if (fields.size() < kCollected) continue;
-    hash.update(fields);
-    fields.clear();
+  if (!key_.empty()) failed_ = Error(ErrorKind::kInternal, "an input came after the key");
+  append_field(fields_, name);
+  append_field(fields_, value);
+  if (fields_.size() >= kCollected) {
+    hash_.update(fields_);
+    fields_.clear();
   }
-  hash.update(fields);
-  key_ = to_hex(hash.finish());
+  line_.clear();
+  append_escaped(line_, name);
+  line_ += '\t';
+  append_escaped(line_, value);
+  line_ += '\n';
+  if (auto kept = text_.append(line_); !kept && !failed_) failed_ = std::move(kept).error();
+}
+
+Result<std::string> KeyInputs::key() const {
+  if (failed_) return *failed_;
+  if (key_.empty()) {
+    hash_.update(fields_);
+    key_ = to_hex(hash_.finish());
+  }
   return key_;
 }
 
-std::string KeyInputs::serialise() const {
-  std::string out;
-  for (const auto& [name, value] : inputs_) {
-    append_escaped(out, name);
-    out += '\t';
-    append_escaped(out, value);
-    out += '\n';
-  }
-  return out;
-}
+namespace {
 
-KeyInputs KeyInputs::deserialise(std::string_view text) {
-  KeyInputs inputs;
-  while (!text.empty()) {
-    const size_t end = text.find('\n');
-    const std::string_view line = text.substr(0, end);
-    const size_t tab = line.find('\t');
-    if (tab != std::string_view::npos) {
-      inputs.add(unescape(line.substr(0, tab)), unescape(line.substr(tab + 1)));
+// What differs, in a few words.
+class Differences {
+ public:
+  void add(std::string text) {
+    if (++count_ <= kNamed) found_.push_back(std::move(text));
+  }
+  void changed(const std::string& name, const std::string& before, const std::string& now) {
+    const bool readable = name != "parent" && name != "base" && now.size() <= 60 && before.size() <= 60 && now.rfind("sha256:", 0) != 0 &&
+                          name.rfind("context:", 0) != 0 && name.rfind("from:", 0) != 0;
+    add(readable ? fmt::format("{} changed: {} -> {}", describe(name), go_quote(before), go_quote(now)) : describe(name) + " changed");
+  }
+  void is_new(const std::string& name) { add(describe(name) + " is new"); }
+  void is_gone(const std::string& name) { add(describe(name) + " is gone"); }
+
+  void append(const Differences& more) {
+    count_ += more.count_;
+    for (const std::string& text : more.found_) {
+      if (found_.size() < kNamed) found_.push_back(text);
     }
-    if (end == std::string_view::npos) break;
-    text.remove_prefix(end + 1);
   }
-  return inputs;
+
+  std::string text() const {
+    if (found_.empty()) return "nothing differs, but its layer is no longer in the store";
+    const std::string named = join(found_, "; ");
+    return count_ > kNamed ? named + fmt::format("; and {} more", count_ - kNamed) : named;
+  }
+
+ private:
+  static constexpr size_t kNamed = 3;
+  std::vector<std::string> found_;
+  size_t count_ = 0;
+};
+
+// One of two texts, line by line. Files of a source come in path order; what has no order is put aside, as far as it is
+// not more than anybody writes into a Dockerfile.
+class InputReader {
+ public:
+  enum class At { kFile, kSource, kEnd };
+  explicit InputReader(ByteSource& text) : lines_(text) {}
+
+  // Goes on to the next file of the section, the next "source", or the end.
+  Result<void> advance() {
+    while (true) {
+      ASSIGN_OR_RETURN(const bool more, lines_.next(name_, value_));
+      if (!more) {
+        at_ = At::kEnd;
+        return {};
+      }
+      if (name_ == "source") {
+        at_ = At::kSource;
+        in_section_ = true;
+        last_.clear();
+        return {};
+      }
+      // What --parents repeats stands behind the files, out of their order.
+      const size_t colon = name_.find(":/");
+      if (in_section_ && colon != std::string::npos && (last_.empty() || layers::path_less(last_, name_))) {
+        at_ = At::kFile;
+        last_ = name_;
+        return {};
+      }
+      if (others_.size() < kOthers) others_.emplace(name_, value_);
+    }
+  }
+
+  At at() const { return at_; }
+  const std::string& name() const { return name_; }
+  const std::string& value() const { return value_; }
+  const std::map<std::string, std::string>& others() const { return others_; }
+
+ private:
+  static constexpr size_t kOthers = 20000;
+  LineReader lines_;
+  std::string name_, value_, last_;
+  bool in_section_ = false;
+  At at_ = At::kEnd;
+  std::map<std::string, std::string> others_;
+};
+
+// The files of one section of each.
+Result<void> compare_files(InputReader& before, InputReader& now, Differences& differences) {
+  using At = InputReader::At;
+  while (before.at() == At::kFile || now.at() == At::kFile) {
+    const bool only_before = now.at() != At::kFile || (before.at() == At::kFile && layers::path_less(before.name(), now.name()));
+    const bool only_now = before.at() != At::kFile || (now.at() == At::kFile && layers::path_less(now.name(), before.name()));
+    if (only_before) {
+      differences.is_gone(before.name());
+    } else if (only_now) {
+      differences.is_new(now.name());
+    } else if (before.value() != now.value()) {
+      differences.changed(now.name(), before.value(), now.value());
+    }
+    if (!only_now) RETURN_IF_ERROR(before.advance());
+    if (!only_before) RETURN_IF_ERROR(now.advance());
+  }
+  return {};
 }
 
-std::string KeyInputs::difference_to(const KeyInputs& before) const {
-  const std::map<std::string, std::string> old(before.inputs_.begin(), before.inputs_.end());
-  const std::map<std::string, std::string> now(inputs_.begin(), inputs_.end());
-  std::vector<std::string> found;
-  for (const auto& [name, value] : inputs_) {
-    const auto it = old.find(name);
-    if (it == old.end()) {
-      found.push_back(describe(name) + " is new");
+}  // namespace
+
+Result<std::string> difference_between(ByteSource& before_text, ByteSource& now_text) {
+  using At = InputReader::At;
+  InputReader before(before_text), now(now_text);
+  Differences files;
+  RETURN_IF_ERROR(before.advance());
+  RETURN_IF_ERROR(now.advance());
+  while (before.at() != At::kEnd || now.at() != At::kEnd) {
+    if (before.at() == At::kSource && now.at() == At::kSource) {
+      if (before.value() != now.value()) files.changed("source", before.value(), now.value());
+      RETURN_IF_ERROR(before.advance());
+      RETURN_IF_ERROR(now.advance());
+    } else if (before.at() == At::kSource) {
+      files.is_gone("source " + before.value());
+      RETURN_IF_ERROR(before.advance());
+    } else if (now.at() == At::kSource) {
+      files.is_new("source " + now.value());
+      RETURN_IF_ERROR(now.advance());
+    }
+    RETURN_IF_ERROR(compare_files(before, now, files));
+  }
+  Differences all;
+  for (const auto& [name, value] : now.others()) {
+    const auto it = before.others().find(name);
+    if (it == before.others().end()) {
+      all.is_new(name);
     } else if (it->second != value) {
-      const bool readable = name != "parent" && name != "base" && value.size() <= 60 &&
-                            it->second.size() <= 60 && value.rfind("sha256:", 0) != 0 &&
-                            name.rfind("context:", 0) != 0 && name.rfind("from:", 0) != 0;
-      found.push_back(readable ? fmt::format("{} changed: {} -> {}", describe(name),
-                                             go_quote(it->second), go_quote(value))
-                               : describe(name) + " changed");
+      all.changed(name, it->second, value);
     }
   }
-  for (const auto& [name, value] : before.inputs_) {
-    if (!now.contains(name)) found.push_back(describe(name) + " is gone");
+  for (const auto& [name, value] : before.others()) {
+    if (!now.others().contains(name)) all.is_gone(name);
   }
-  if (found.empty()) return "nothing differs, but its layer is no longer in the store";
-  constexpr size_t kNamed = 3;
-  if (found.size() > kNamed) {
-    const size_t more = found.size() - kNamed;
-    found.resize(kNamed);
-    return join(found, "; ") + fmt::format("; and {} more", more);
-  }
-  return join(found, "; ");
+  all.append(files);
+  return all.text();
 }
 
 // Record file: "lamina-record 2\n<layer id>\n<created>\n<chain>\n".
@@ -166,19 +309,19 @@ std::optional<StepRecord> RecordBook::find(const std::string& key) {
   return record;
 }
 
-Result<void> RecordBook::put(const KeyInputs& inputs, const StepRecord& record,
-                             const std::string& step_identity) {
-  RETURN_IF_ERROR(store_.put_record(
-      inputs.key(), fmt::format("{}\n{}\n{}\n{}\n", kRecordFormat, record.layer.value, record.created, record.chain)));
-  return store_.put_record(inputs_key(step_identity), inputs.serialise());
+Result<void> RecordBook::put(const KeyInputs& inputs, const StepRecord& record, const std::string& step_identity) {
+  ASSIGN_OR_RETURN(const std::string key, inputs.key());
+  RETURN_IF_ERROR(store_.put_record(key, fmt::format("{}\n{}\n{}\n{}\n", kRecordFormat, record.layer.value, record.created, record.chain)));
+  return store_.put_record(inputs_key(step_identity), *inputs.text());
 }
 
 bool RecordBook::knows(const std::string& step_identity) { return store_.has_record(inputs_key(step_identity)); }
 
 std::string RecordBook::explain_miss(const KeyInputs& inputs, const std::string& step_identity) {
-  const auto text = store_.record(inputs_key(step_identity));
-  if (!text || !*text) return "not built before";
-  return inputs.difference_to(KeyInputs::deserialise(**text));
+  const auto before = store_.open_record(inputs_key(step_identity));
+  if (!before || !*before) return "not built before";
+  const auto now = inputs.text();
+  return difference_between(**before, *now).value_or("not known: what it was made from cannot be read");
 }
 
 std::vector<layers::LayerId> layers_of_record(std::string_view record) {

@@ -2,45 +2,53 @@
 // docs/cache-keys.md
 #pragma once
 
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
-#include <utility>
 #include <vector>
 
 #include "base/result.h"
+#include "base/sha256.h"
+#include "base/spool.h"
 #include "layers/store.h"
 
 namespace lamina::builder {
 
 // The inputs of one step in a fixed order. A name says what the value is ("parent", "env.PATH",
-// "context:/src/a.c"); values are short texts or digests.
+// "context:/src/a.c"); values are short texts or digests. Any number of them: what grows with it is in a Spool.
 class KeyInputs {
  public:
-  void add(std::string name, std::string value) {
-    inputs_.emplace_back(std::move(name), std::move(value));
-    key_.clear();
-  }
+  // `temporary_file` as a Spool takes it.
+  explicit KeyInputs(TemporaryFile temporary_file = {});
+  // The same inputs once more, to go on with others.
+  Result<KeyInputs> fork() const;
+
+  // What cannot be kept is said by key(). REQUIRES: key() was not called.
+  void add(std::string_view name, std::string_view value);
   // For long values: the digest is kept.
-  void add_text(std::string name, std::string_view value);
+  void add_text(std::string_view name, std::string_view value);
 
-  // 64 hexadecimal digits: SHA-256 over the format version and every name and value with its length. Kept until
-  // an input is added.
-  const std::string& key() const;
+  // 64 hexadecimal digits: SHA-256 over the format version and every name and value with its length.
+  Result<std::string> key() const;
 
-  const std::vector<std::pair<std::string, std::string>>& all() const { return inputs_; }
-  // One input a line; for explanations only.
-  std::string serialise() const;
-  static KeyInputs deserialise(std::string_view text);
-
-  // "COPY src/: src/a.c changed": what differs between `before` and these, in a few words; at most
-  // three differences are named.
-  std::string difference_to(const KeyInputs& before) const;
+  // One input a line; for explanations only. Borrows the inputs.
+  std::unique_ptr<ByteSource> text() const { return text_.reader(); }
 
  private:
-  std::vector<std::pair<std::string, std::string>> inputs_;
+  TemporaryFile temporary_file_;
+  Spool text_;
+  std::string fields_;  // not hashed yet: a call of the hash costs more than a short field
+  std::string line_;
+  mutable Sha256 hash_;
   mutable std::string key_;  // empty: not computed yet
+  std::optional<Error> failed_;
 };
+
+// "COPY src/: src/a.c changed": what differs between two texts of inputs, in a few words; at most three differences
+// are named. Reads each once, whatever they hold; the files of a source (what follows an input "source") are compared in
+// path order, so that nothing is held for them.
+Result<std::string> difference_between(ByteSource& before, ByteSource& now);
 
 // What a step left behind.
 struct StepRecord {

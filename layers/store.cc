@@ -330,6 +330,13 @@ Result<std::optional<std::string>> Store::record(const std::string& key_hex) {
   return read_file_if_exists(AT_FDCWD, path);
 }
 
+Result<std::unique_ptr<ByteSource>> Store::open_record(const std::string& key_hex) {
+  auto fd = open_at(AT_FDCWD, impl_->record_path(key_hex), O_RDONLY);
+  if (!fd && fd.error().kind() == ErrorKind::kNotFound) return std::unique_ptr<ByteSource>();
+  if (!fd) return std::move(fd).error();
+  return std::unique_ptr<ByteSource>(std::make_unique<FdSource>(*std::move(fd)));
+}
+
 bool Store::has_record(const std::string& key_hex) { return ::access(impl_->record_path(key_hex).c_str(), F_OK) == 0; }
 
 Result<void> Store::put_record(const std::string& key_hex, std::string_view value) {
@@ -343,12 +350,46 @@ Result<void> Store::put_record(const std::string& key_hex, std::string_view valu
   return {};
 }
 
+Result<void> Store::put_record(const std::string& key_hex, ByteSource& value) {
+  constexpr size_t kShort = 64 * 1024;
+  std::string begin(kShort, '\0');
+  size_t size = 0;
+  while (size < kShort) {
+    ASSIGN_OR_RETURN(const size_t got, value.read(std::as_writable_bytes(std::span(begin).subspan(size))));
+    if (got == 0) return put_record(key_hex, std::string_view(begin).substr(0, size));
+    size += got;
+  }
+  RETURN_IF_ERROR(make_directories(AT_FDCWD, impl_->path + "/records/" + key_hex.substr(0, 2), 0700));
+  return impl_->put_file(impl_->record_path(key_hex), [&](ByteSink& sink) -> Result<void> {
+    RETURN_IF_ERROR(sink.write(std::as_bytes(std::span(begin))));
+    if (auto copied = copy_stream(value, sink); !copied) return std::move(copied).error();
+    return {};
+  });
+}
+
 Result<std::optional<std::string>> Store::index(const std::string& name) {
   return read_file_if_exists(AT_FDCWD, impl_->path + "/indexes/" + name);
 }
 
 Result<void> Store::put_index(const std::string& name, std::string_view value) {
   return write_file_atomically(AT_FDCWD, impl_->path + "/indexes/" + name, value, Durability::kNone);
+}
+
+Result<UniqueFd> Store::open_index(const std::string& name) {
+  auto fd = open_at(AT_FDCWD, impl_->path + "/indexes/" + name, O_RDONLY);
+  if (!fd && fd.error().kind() == ErrorKind::kNotFound) return UniqueFd();
+  return fd;
+}
+
+Result<void> Store::put_index(const std::string& name, const std::function<Result<void>(ByteSink&)>& write) {
+  return impl_->put_file(impl_->path + "/indexes/" + name, write);
+}
+
+Result<void> Store::Impl::put_file(const std::string& where, const std::function<Result<void>(ByteSink&)>& write) {
+  ASSIGN_OR_RETURN(ScratchFile file, ScratchFile::create(scratch));
+  FdSink sink(file.fd());
+  if (auto written = write(sink); !written) return full_disk_note(std::move(written).error());
+  return file.publish(where, UINT64_MAX);
 }
 
 Result<UniqueFd> Store::temporary_file() {

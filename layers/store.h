@@ -188,10 +188,16 @@ class Store : public oci::BlobSource, public oci::BlobSink {
 
   // --- records and indexes, opaque ---------------------------------------------------------------
   Result<std::optional<std::string>> record(const std::string& key_hex);
+  // Null when there is none.
+  Result<std::unique_ptr<ByteSource>> open_record(const std::string& key_hex);
   bool has_record(const std::string& key_hex);
   Result<void> put_record(const std::string& key_hex, std::string_view value);
+  Result<void> put_record(const std::string& key_hex, ByteSource& value);
   Result<std::optional<std::string>> index(const std::string& name);
   Result<void> put_index(const std::string& name, std::string_view value);
+  // The same for long ones. Invalid when there is none.
+  Result<UniqueFd> open_index(const std::string& name);
+  Result<void> put_index(const std::string& name, const std::function<Result<void>(ByteSink&)>& write);
 
   // A file without a name on the store's disk, for what does not fit into memory.
   Result<UniqueFd> temporary_file();

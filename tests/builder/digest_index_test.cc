@@ -3,6 +3,10 @@
 #include <doctest/doctest.h>
 #include <fcntl.h>
 
+#include <algorithm>
+#include <map>
+#include <random>
+
 #include "base/files.h"
 #include "builder/source_tree.h"
 
@@ -17,7 +21,7 @@ struct Fixture {
 
   std::shared_ptr<DigestIndex> load() { return DigestIndex::load(*store, "test"); }
   void save(DigestIndex& index, const std::string& missing = "-") {
-    REQUIRE(index.save(*store, [&](const std::string& path) { return path != missing; }));
+    REQUIRE(index.save([&](const std::string& path) { return path != missing; }));
   }
 };
 
@@ -90,32 +94,93 @@ TEST_CASE_FIXTURE(Fixture, "new records join the old ones; those of removed file
   CHECK_FALSE(found.no_xattrs);
 }
 
-TEST_CASE_FIXTURE(Fixture, "the files of a directory are found in any order") {
+TEST_CASE_FIXTURE(Fixture, "files are found in any order") {
   const auto first = load();
   for (const char* path : {"d/1", "d/2", "d/3"}) first->put(path, kStat, found_of(path), kRead);
   save(*first);
   const auto index = load();
-  DigestIndex::Directory directory = index->directory("d");
-  for (const char* name : {"3", "1", "2", "2", "0", "3", "4", "1"}) {
+  DigestIndex::Cursor cursor(*index);
+  for (const char* path : {"d/3", "d/1", "d/2", "d/2", "d/0", "d/3", "d/4", "d/4", "d/3", "d/1", "d", "e", "", "d/1"}) {
     DigestIndex::Found found;
-    const bool there = std::string_view("123").find(name[0]) != std::string_view::npos;
-    CAPTURE(name);
-    CHECK(directory.find(name, kStat, found) == there);
-    if (there) CHECK(found.digest == sha256(std::string("d/") + name));
+    const bool there = std::string_view(path).size() == 3 && std::string_view("123").find(path[2]) != std::string_view::npos;
+    CAPTURE(path);
+    CHECK(cursor.find(path, kStat, found) == there);
+    if (there) CHECK(found.digest == sha256(path));
+  }
+}
+
+TEST_CASE_FIXTURE(Fixture, "an index of many files, changed again and again, is what a map would be") {
+  std::mt19937 random(7);
+  const auto below = [&](size_t bound) { return random() % bound; };
+  const auto some_path = [&] {
+    std::string path = std::string(1, static_cast<char>('a' + below(3)));
+    for (size_t i = below(4); i > 0; --i) path += std::string(below(3) == 0 ? "." : "/") + std::string(1, static_cast<char>('a' + below(20))) + std::string(below(40) == 0 ? 500 : 0, 'n');
+    return path;
+  };
+  std::map<std::string, DigestIndex::Stat> model;
+  for (const size_t count : {1, 10, 1000, 30000, 10, 3}) {
+    const auto index = load();
+    for (size_t i = 0; i < count; ++i) {
+      const std::string path = some_path();
+      DigestIndex::Stat stat = kStat;
+      stat.inode = random();
+      index->put(path, stat, found_of(path, stat.inode % 2 == 0), kRead);
+      model[path] = stat;
+    }
+    save(*index);
+    const auto saved = load();
+    std::vector<std::string> paths;
+    for (const auto& [path, stat] : model) paths.push_back(path);
+    for (int i = 0; i < 200; ++i) paths.push_back(some_path());
+    for (const bool in_order : {true, false}) {
+      if (in_order) std::sort(paths.begin(), paths.end(), layers::path_less);
+      if (!in_order) std::shuffle(paths.begin(), paths.end(), random);
+      DigestIndex::Cursor cursor(*saved);
+      for (const std::string& path : paths) {
+        const auto known = model.find(path);
+        DigestIndex::Found found;
+        REQUIRE(cursor.find(path, known == model.end() ? kStat : known->second, found) == (known != model.end()));
+        if (known == model.end()) continue;
+        REQUIRE(found.digest == sha256(path));
+        REQUIRE(found.no_xattrs == (known->second.inode % 2 == 0));
+      }
+    }
   }
 }
 
 TEST_CASE_FIXTURE(Fixture, "a damaged or foreign index counts as empty, or as what is whole of it") {
+  const std::string place = store->path() + "/indexes/test";
+  const auto put = [&](const std::string& bytes) { REQUIRE(write_file_atomically(AT_FDCWD, place, bytes, Durability::kNone)); };
   const auto first = load();
   for (const char* path : {"a", "d/1"}) first->put(path, kStat, found_of(path), kRead);
   save(*first);
-  const std::string whole = **store->index("test");
+  const std::string whole = *read_file(AT_FDCWD, place);
   for (size_t size = 0; size < whole.size(); ++size) {
-    REQUIRE(store->put_index("test", whole.substr(0, size)));
+    put(whole.substr(0, size));
     CHECK_FALSE(knows(*load(), "d/1"));
+    std::string changed = whole;
+    changed[size] = static_cast<char>(changed[size] ^ 0x21);
+    put(changed);
+    CHECK_FALSE(knows(*load(), "d/1"));
+    save(*load());
   }
-  REQUIRE(store->put_index("test", "lamina-digests 1\nwhatever"));
+  put("lamina-digests 2\nwhatever, and long enough to have had a trailer");
   CHECK_FALSE(knows(*load(), "a"));
+  // A damaged block takes only its own records along.
+  const auto many = load();
+  for (int i = 0; i < 3000; ++i) many->put("f" + std::to_string(i), kStat, found_of("f" + std::to_string(i)), kRead);
+  save(*many);
+  std::string bytes = *read_file(AT_FDCWD, place);
+  bytes[100] = static_cast<char>(bytes[100] ^ 1);
+  put(bytes);
+  CHECK_FALSE(knows(*load(), "f0"));
+  CHECK(knows(*load(), "f999"));
+  const auto again = load();
+  again->put("f0", kStat, found_of("f0"), kRead);
+  save(*again);
+  CHECK(knows(*load(), "f0"));
+  CHECK(knows(*load(), "f999"));
+  CHECK_FALSE(knows(*load(), "f1"));
 }
 
 TEST_CASE_FIXTURE(Fixture, "a content digest does not depend on who computes it") {
