@@ -279,15 +279,15 @@ class RecordsOfFile : public RecordSource {
   Bytes bytes_;
 };
 
-// What was put, laid aside in order.
+// What was put, laid aside in order: a part of a spool.
 struct Run {
-  Spool records;
+  uint64_t begin = 0;
   size_t count = 0;
 };
 
 class RecordsOfRun : public RecordSource {
  public:
-  explicit RecordsOfRun(const Run& run) : left_(run.count), reader_(run.records.reader()) {}
+  RecordsOfRun(const Spool& spool, const Run& run) : spool_(spool), left_(run.count), next_(run.begin) {}
   Result<bool> next(Record& record) override {
     if (left_ == 0) return false;
     --left_;
@@ -301,16 +301,18 @@ class RecordsOfRun : public RecordSource {
       at_ = 0;
       const size_t have = buffer_.size();
       buffer_.resize(have + kRead);
-      ASSIGN_OR_RETURN(const size_t got, reader_->read(std::as_writable_bytes(std::span(buffer_).subspan(have))));
+      ASSIGN_OR_RETURN(const size_t got, spool_.read_at(next_, std::as_writable_bytes(std::span(buffer_).subspan(have))));
       buffer_.resize(have + got);
+      next_ += got;
       if (got == 0) return Error(ErrorKind::kInternal, "records of the index ended early");
     }
   }
 
  private:
   static constexpr size_t kRead = 16 * 1024;
+  const Spool& spool_;
   size_t left_;
-  std::unique_ptr<ByteSource> reader_;
+  uint64_t next_;
   std::string buffer_;
   size_t at_ = 0;
 };
@@ -368,19 +370,25 @@ int64_t realtime_ns() {
 }
 
 struct DigestIndex::Impl {
-  Impl(layers::Store& s, std::string n) : store(s), name(std::move(n)) {}
-
   struct Fresh {
     std::vector<Record> records;
-    std::vector<std::unique_ptr<Run>> runs;
+    Spool laid_aside;
+    std::vector<Run> runs;
     std::unordered_set<uint64_t> directories;  // hashes of those that hold what was put
     std::optional<Error> failed;
   };
 
+  Impl(layers::Store& s, std::string n) : store(s), name(std::move(n)) { forget(*fresh.lock()); }
+
+  void forget(Fresh& held) const {
+    held = {};
+    held.laid_aside = Spool([this] { return store.temporary_file(); });
+  }
+
   // Sorts what is in memory and lays it aside.
   void lay_aside(Fresh& held) const {
     std::stable_sort(held.records.begin(), held.records.end(), [](const Record& a, const Record& b) { return path_less(a.path, b.path); });
-    auto run = std::make_unique<Run>(Run{Spool([this] { return store.temporary_file(); }), 0});
+    Run run{held.laid_aside.size(), 0};
     std::string_view before;
     std::string bytes;
     for (size_t i = 0; i < held.records.size(); ++i) {
@@ -389,14 +397,14 @@ struct DigestIndex::Impl {
       bytes.clear();
       append_record(bytes, before, record.path, record.known);
       before = record.path;
-      ++run->count;
-      if (auto kept = run->records.append(bytes); !kept) {
+      ++run.count;
+      if (auto kept = held.laid_aside.append(bytes); !kept) {
         held.failed = std::move(kept).error();
         return;
       }
     }
     held.records.clear();
-    held.runs.push_back(std::move(run));
+    held.runs.push_back(run);
   }
 
   static bool touched(const Fresh& held, const std::string& path) {
@@ -477,7 +485,7 @@ Result<void> DigestIndex::save(const std::function<bool(const std::string& path)
   const auto write = [&](ByteSink& sink) -> Result<void> {
     std::vector<std::unique_ptr<RecordSource>> sources;
     sources.push_back(std::make_unique<RecordsOfFile>(impl_->file));
-    for (const auto& run : fresh->runs) sources.push_back(std::make_unique<RecordsOfRun>(*run));
+    for (const Run& run : fresh->runs) sources.push_back(std::make_unique<RecordsOfRun>(fresh->laid_aside, run));
     Merge merge(std::move(sources));
     RETURN_IF_ERROR(merge.start());
     IndexWriter writer(sink);
@@ -491,7 +499,7 @@ Result<void> DigestIndex::save(const std::function<bool(const std::string& path)
     }
   };
   auto written = impl_->store.put_index(impl_->name, write);
-  *fresh = {};
+  impl_->forget(*fresh);
   return written;
 }
 
