@@ -13,6 +13,7 @@ namespace lamina::builder {
 
 Executor::Executor(Environment environment) : env_(std::move(environment)), records_(env_.store) {
   for (const Step& step : env_.plan.steps) commands_ahead_ += std::holds_alternative<RunStep>(step.body) ? 1 : 0;
+  find_uses();
 }
 
 Result<Outcome> Executor::execute(const Step& step) {
@@ -20,7 +21,10 @@ Result<Outcome> Executor::execute(const Step& step) {
   return std::visit([&](const auto& body) { return execute_body(step, body); }, step.body);
 }
 
-void Executor::finished(int step, Outcome outcome) { outcomes_.lock()->insert_or_assign(step, std::move(outcome)); }
+void Executor::finished(int step, Outcome outcome) {
+  outcomes_.lock()->insert_or_assign(step, std::move(outcome));
+  go_on_ahead();
+}
 
 std::optional<Outcome> Executor::outcome(int step) const {
   auto outcomes = outcomes_.lock();
@@ -101,8 +105,40 @@ Result<std::vector<std::string>> Executor::snapshots_of_source(const SourceRef& 
 }
 
 Result<std::shared_ptr<layers::RootfsView>> Executor::view_below(const Step& step) {
-  ASSIGN_OR_RETURN(const std::vector<std::string> directories, snapshots(layers_below(step), step.stage));
-  return layers::RootfsView::open(directories);
+  std::vector<layers::LayerId> stack = layers_below(step);
+  std::vector<std::shared_ptr<const layers::Listing>> listings;
+  const ResolvedImage* base = env_.plan.base_of(step.stage);
+  const size_t own = base == nullptr ? 0 : base->layers.size();
+  // Where the files are needed later there are snapshots of them, or will be.
+  while (!files_needed_[static_cast<size_t>(step.id)] && stack.size() > own) {
+    ASSIGN_OR_RETURN(std::shared_ptr<const layers::Listing> listing, listing_of(stack.back()));
+    if (!listing) break;
+    listings.insert(listings.begin(), std::move(listing));
+    stack.pop_back();
+  }
+  ASSIGN_OR_RETURN(const std::vector<std::string> directories, snapshots(stack, step.stage));
+  return layers::RootfsView::open(directories, std::move(listings));
+}
+
+// Null when there is none.
+Result<std::shared_ptr<const layers::Listing>> Executor::listing_of(const layers::LayerId& layer) {
+  {
+    auto known = listings_.lock();
+    if (const auto it = known->find(layer); it != known->end()) return it->second;
+  }
+  ASSIGN_OR_RETURN(std::shared_ptr<const layers::Listing> listing, env_.store.listing(layer));
+  listings_.lock()->emplace(layer, listing);
+  return listing;
+}
+
+ReadText Executor::reader_below(const Step& step, std::shared_ptr<layers::RootfsView> view) {
+  return [this, &step, view = std::move(view)](const std::string& path) -> Result<std::optional<std::string>> {
+    auto text = view->read_text(path);
+    if (text || text.error().kind() != ErrorKind::kUnavailable) return text;
+    ASSIGN_OR_RETURN(const std::vector<std::string> directories, snapshots(layers_below(step), step.stage));
+    ASSIGN_OR_RETURN(const std::shared_ptr<layers::RootfsView> files, layers::RootfsView::open(directories));
+    return files->read_text(path);
+  };
 }
 
 Result<std::shared_ptr<const SourceTree>> Executor::tree_of(const SourceRef& from, int stage) {
@@ -114,19 +150,26 @@ Result<std::shared_ptr<const SourceTree>> Executor::tree_of(const SourceRef& fro
   return tree_of_view(std::move(view), kind + from.name);
 }
 
-// A layer that no later step sees as files needs no snapshot (design: forms on demand).
-bool Executor::files_needed_later(const Step& step) const {
+// A layer that no later step sees as files needs no snapshot (design: forms on demand). What is only placed upon is known
+// by its listing.
+void Executor::find_uses() {
   const std::vector<Step>& steps = env_.plan.steps;
-  for (const Step& other : steps) {
-    for (int at = other.independent ? -1 : other.parent; at >= 0; at = steps[static_cast<size_t>(at)].parent) {
-      if (at == step.id) return true;
-    }
-    for (int stage : other.needs_stages) {
-      const std::vector<int> chain = env_.plan.chain(stage);
-      if (std::find(chain.begin(), chain.end(), step.id) != chain.end()) return true;
-    }
+  files_needed_.resize(steps.size());
+  placed_upon_.resize(steps.size());
+  if (const std::vector<int> target = env_.plan.chain(env_.plan.target); env_.request.squash && !target.empty()) {
+    files_needed_[static_cast<size_t>(target.back())] = true;
   }
-  return false;
+  // Every step comes after those it needs.
+  for (auto step = steps.rbegin(); step != steps.rend(); ++step) {
+    for (int stage : step->needs_stages) {
+      if (const std::vector<int> chain = env_.plan.chain(stage); !chain.empty()) files_needed_[static_cast<size_t>(chain.back())] = true;
+    }
+    if (step->parent < 0) continue;
+    const auto own = static_cast<size_t>(step->id), parent = static_cast<size_t>(step->parent);
+    const bool command = std::holds_alternative<RunStep>(step->body);
+    if (command || files_needed_[own]) files_needed_[parent] = true;
+    if ((!command && !step->independent) || placed_upon_[own]) placed_upon_[parent] = true;
+  }
 }
 
 KeyInputs Executor::common_inputs(const Step& step, const char* instruction) const {
@@ -198,7 +241,26 @@ Result<layers::LayerId> Executor::squash_stage(int stage) {
 Result<layers::LayerId> Executor::add_layer(const Step& step, layers::EntrySource& entries) {
   const TraceSpan span("layers", "add " + step.title);
   const layers::SealOptions options{latest_time(env_.request)};
-  if (files_needed_later(step)) return env_.store.add_entries(entries, options, layers::LayerForm::kSnapshot, &env_.pool);
+  const auto as_files = [&](layers::EntrySource& all) { return env_.store.add_entries(all, options, layers::LayerForm::kSnapshot, &env_.pool); };
+  if (files_needed_[static_cast<size_t>(step.id)]) return as_files(entries);
+  if (!placed_upon_[static_cast<size_t>(step.id)]) return add_unseen_layer(step, entries);
+  layers::EntryList first;
+  bool more = true;
+  while (more && first.size() < layers::Listing::kMaxEntries) {
+    ASSIGN_OR_RETURN(std::optional<layers::Entry> entry, entries.next());
+    more = entry.has_value();
+    if (more) first.push_back(*std::move(entry));
+  }
+  const auto listing = more ? nullptr : layers::Listing::make(first);
+  layers::ListedEntries all(std::move(first), &entries);
+  if (!listing) return as_files(all);
+  ASSIGN_OR_RETURN(layers::LayerId layer, add_unseen_layer(step, all));
+  listings_.lock()->insert_or_assign(layer, listing);
+  return layer;
+}
+
+Result<layers::LayerId> Executor::add_unseen_layer(const Step& step, layers::EntrySource& entries) {
+  const layers::SealOptions options{latest_time(env_.request)};
   // Compressed later, it would be read and written once more. Not for what ends up in another layer or image.
   const bool in_one_pass = env_.compression && env_.compression->type != oci::Compression::kNone && !env_.compression->indexed;
   const bool compressed = in_one_pass && !env_.request.squash && in_target(step);
@@ -217,10 +279,6 @@ bool Executor::in_target(const Step& step) const {
 // --- WORKDIR --------------------------------------------------------------------------------------
 
 namespace {
-ReadText reader_of(const std::shared_ptr<layers::RootfsView>& view) {
-  return [view](const std::string& path) { return view->read_text(path); };
-}
-
 Error at_instruction(const Step& step, Error error) {
   if (!error.diagnostics().empty()) return error;
   Diagnostic d = diagnostic_at(step, error.message());
@@ -257,7 +315,7 @@ Result<Outcome> Executor::execute_body(const Step& step, const WorkdirStep& work
   auto entries = place_directory(workdir.path, placement, *view);
   if (!entries) return at_instruction(step, std::move(entries).error());
   if (entries->empty()) return record(step, inputs, layers::LayerId{});  // it exists: nobody's name matters
-  auto user = resolve_user(workdir.user, reader_of(view));
+  auto user = resolve_user(workdir.user, reader_below(step, view));
   if (!user) return at_instruction(step, std::move(user).error());
   // A number without a group owns with that number as group, as BuildKit's WORKDIR does.
   const bool only_number = parse_uint(workdir.user).has_value();
@@ -298,26 +356,29 @@ Result<Outcome> Executor::execute_body(const Step& step, const CopyStep& copy) {
     }
   }
 
-  ASSIGN_OR_RETURN(std::vector<RemotePart> remotes, look_up_remotes(step, copy));
-  add_remote_inputs(copy, remotes, inputs);
-  std::shared_ptr<const SourceTree> tree;
-  if (copy.remotes.size() < copy.sources.size()) {
-    auto opened = tree_of(copy.from, step.stage);
-    if (!opened) return at_instruction(step, std::move(opened).error());
-    tree = *std::move(opened);
+  bool ahead = false;
+  auto prepared = prepare_or_take(step, copy, ahead);
+  auto outcome = prepared ? place_prepared(step, copy, *prepared, inputs) : Result<Outcome>(std::move(prepared).error());
+  // What was looked at while the parent was executed may have changed since.
+  if (!outcome && ahead && !env_.stop.stop_requested()) {
+    prepared = prepare(step, copy);
+    outcome = prepared ? place_prepared(step, copy, *prepared, inputs) : Result<Outcome>(std::move(prepared).error());
   }
-  auto selected = select_sources(copy, step, tree, env_.pool, temporary_file());
-  if (!selected) return at_instruction(step, std::move(selected).error());
-  if (env_.request.strict && !selected->warnings.empty()) {
-    return at_instruction(step, Error(ErrorKind::kNotFound, selected->warnings.front()).with_note("--strict makes this an error"));
-  }
-  for (const std::string& warning : selected->warnings) env_.warning(warning);
-  auto outcome = execute_copy(step, copy, remotes, *selected, std::move(inputs));
   if (!outcome) return at_instruction(step, std::move(outcome).error());
   if (!source_key.empty()) {
     RETURN_IF_ERROR(records_.put(by_definition, outcome->record, step.identity + "\nby definition"));
   }
   return std::move(*outcome);
+}
+
+Result<Outcome> Executor::place_prepared(const Step& step, const CopyStep& copy, Prepared& prepared, KeyInputs inputs) {
+  Selection& selection = prepared.selection;
+  if (env_.request.strict && !selection.warnings.empty()) {
+    return Error(ErrorKind::kNotFound, selection.warnings.front()).with_note("--strict makes this an error");
+  }
+  for (const std::string& warning : selection.warnings) env_.warning(warning);
+  add_remote_inputs(copy, prepared.remotes, inputs);
+  return execute_copy(step, copy, prepared.remotes, selection, std::move(inputs));
 }
 
 // Whether an earlier build may have left a record of this step: if not, its key is not worth an extra reading.
@@ -335,10 +396,11 @@ Result<Outcome> Executor::execute_copy(const Step& step, const CopyStep& copy, s
     RETURN_IF_ERROR(digest_selection(selection, env_.pool));
     RETURN_IF_ERROR(add_selection_inputs(selection, inputs));
     if (auto hit = recorded(step, inputs)) return std::move(*hit);
-  } else if (files_needed_later(step)) {
+  } else if (files_needed_[static_cast<size_t>(step.id)]) {
     // Into a snapshot the kernel copies long files.
     RETURN_IF_ERROR(digest_selection(selection, env_.pool, kCopyBufferSize));
   }
+  work_ahead(step, &selection);
   watch_reading(selection);
   ASSIGN_OR_RETURN(const std::vector<GitCheckout> checkouts, fetch_remotes(step, copy, remotes, selection));
   ASSIGN_OR_RETURN(layers::LayerId layer, copy_files(step, copy, selection));
@@ -356,7 +418,7 @@ Result<layers::LayerId> Executor::copy_files(const Step& step, const CopyStep& c
   Placement placement;
   placement.mode = copy.mode;
   if (!copy.chown.empty()) {
-    auto owner = resolve_owner(copy.chown, reader_of(view), lenient_owners());
+    auto owner = resolve_owner(copy.chown, reader_below(step, view), lenient_owners());
     if (!owner) return at_flag(step, "chown", std::move(owner).error());
     placement.owner = *owner;
   }
@@ -431,6 +493,7 @@ Result<Outcome> Executor::execute_body(const Step& step, const RunStep& run) {
   }
   auto outcome = reads_stage ? recorded(step, inputs) : std::nullopt;
   if (!outcome) {
+    work_ahead(step, nullptr);
     auto layer = run_command(step, run);
     if (!layer) return at_instruction(step, std::move(layer).error());
     ASSIGN_OR_RETURN(outcome, record(step, inputs, std::move(*layer)));

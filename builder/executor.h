@@ -6,6 +6,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <stop_token>
 #include <string>
 #include <vector>
@@ -75,9 +76,13 @@ class Executor {
   std::string key_of_source(const SourceRef& from) const;
   Result<std::vector<std::string>> snapshots(const std::vector<layers::LayerId>& stack, int stage);
   Result<std::vector<std::string>> snapshots_of_source(const SourceRef& from, int stage);
+  // For placing: of the topmost layers a listing serves where one is at hand.
   Result<std::shared_ptr<layers::RootfsView>> view_below(const Step& step);
+  Result<std::shared_ptr<const layers::Listing>> listing_of(const layers::LayerId& layer);
+  // Reads files of that view, from snapshots where it does not hold them.
+  ReadText reader_below(const Step& step, std::shared_ptr<layers::RootfsView> view);
   Result<std::shared_ptr<const SourceTree>> tree_of(const SourceRef& from, int stage);
-  bool files_needed_later(const Step& step) const;
+  void find_uses();
   bool in_target(const Step& step) const;
 
   KeyInputs common_inputs(const Step& step, const char* instruction) const;
@@ -88,6 +93,7 @@ class Executor {
     return [&store = env_.store] { return store.temporary_file(); };
   }
   Result<layers::LayerId> add_layer(const Step& step, layers::EntrySource& entries);
+  Result<layers::LayerId> add_unseen_layer(const Step& step, layers::EntrySource& entries);
   bool record_is_likely(const Step& step);
 
   bool lenient_owners() const;  // --compat unknown-owner
@@ -100,13 +106,30 @@ class Executor {
   Result<layers::LayerId> run_command(const Step& step, const RunStep& run);
   Result<layers::LayerId> copy_files(const Step& step, const CopyStep& copy, Selection& selection);
 
-  // executor_add.cc: a source of the network after its server was asked, before its bytes are here.
+  // A source of the network after its server was asked, before its bytes are here.
   struct RemotePart {
     size_t order = 0;  // index in CopyStep::sources
     std::variant<RemoteFile, GitRevision> found;
   };
+  // executor_ahead.cc: what a COPY can do before its parent is done.
+  struct Prepared {
+    std::vector<RemotePart> remotes;
+    Selection selection;
+  };
+  struct AheadTask;
+  Result<Prepared> prepare(const Step& step, const CopyStep& copy);
+  // What was prepared ahead, if anything was: then `ahead` is set.
+  Result<Prepared> prepare_or_take(const Step& step, const CopyStep& copy, bool& ahead);
+  // The step is executed indeed, which takes a while: begins with what later ones can do meanwhile.
+  // `selection`: of a COPY that is executed.
+  void work_ahead(const Step& step, const Selection* selection);
+  void go_on_ahead();
+  bool sources_ready(const Step& step) const;
+
+  // executor_add.cc
   Result<std::vector<RemotePart>> look_up_remotes(const Step& step, const CopyStep& copy);
   void add_remote_inputs(const CopyStep& copy, const std::vector<RemotePart>& parts, KeyInputs& inputs) const;
+  Result<Outcome> place_prepared(const Step& step, const CopyStep& copy, Prepared& prepared, KeyInputs inputs);
   Result<Outcome> execute_copy(const Step& step, const CopyStep& copy, std::vector<RemotePart>& remotes, Selection& selection, KeyInputs inputs);
   // Adds them to the selection; the files of git sources live as long as the result.
   Result<std::vector<GitCheckout>> fetch_remotes(const Step& step, const CopyStep& copy, std::vector<RemotePart>& parts, Selection& selection);
@@ -119,6 +142,16 @@ class Executor {
   Sandboxes sandboxes_;
   std::atomic<int> commands_ahead_ = 0;  // RUN steps that nobody has begun with
   mutable Guarded<std::map<int, Outcome>> outcomes_;
+  // By step: who works with what it leaves behind.
+  std::vector<bool> files_needed_;  // its files are read or mounted
+  std::vector<bool> placed_upon_;   // a COPY or WORKDIR has to know what is there
+  Guarded<std::map<layers::LayerId, std::shared_ptr<const layers::Listing>>> listings_;  // null: there is none
+  struct Ahead {
+    std::map<int, std::shared_ptr<AheadTask>> tasks;  // by step
+    std::set<int> waiting;                            // steps whose sources are not there yet
+  };
+  Guarded<Ahead> ahead_;
+  ThreadPool ahead_pool_{2};  // last: its threads use the members above
 };
 
 }  // namespace lamina::builder

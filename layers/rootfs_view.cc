@@ -25,15 +25,23 @@ constexpr int kMaxSymlinks = 255;
 // Descriptors that cached directories may hold: far below the usual RLIMIT_NOFILE of 1024.
 constexpr size_t kMaxCachedFds = 192;
 
+// A directory of one layer: of its snapshot, or of its listing.
+struct Part {
+  UniqueFd fd;
+  const Listing* listing = nullptr;
+  std::string path;  // in the listing
+};
+
 // A merged directory: those that make it up, topmost first.
 struct MergedDirectory {
-  std::vector<UniqueFd> parts;
+  std::vector<Part> parts;
 };
 using DirectoryPtr = std::shared_ptr<const MergedDirectory>;
 
 // What overlay shows under a name.
 struct Found {
-  const UniqueFd* directory = nullptr;  // that holds it
+  const UniqueFd* directory = nullptr;  // that holds it,
+  const Entry* entry = nullptr;         // or what it is; neither: the root of scratch
   size_t part = 0;
   EntryType type = EntryType::kFile;
   struct stat st {};
@@ -55,6 +63,7 @@ struct RootfsView::Impl {
   // `holder` keeps the descriptor in the result alive.
   Result<std::optional<Found>> find_path(const std::string& path, DirectoryPtr& holder, std::string& name) const;
 
+  std::vector<std::shared_ptr<const Listing>> listings;
   DirectoryPtr root;
   mutable std::mutex mutex;
   mutable std::map<std::string, DirectoryPtr, std::less<>> cache;
@@ -66,14 +75,23 @@ Result<std::optional<Found>> RootfsView::Impl::find(const MergedDirectory& paren
   if (name.size() > NAME_MAX) return std::optional<Found>();
   Found found;
   for (size_t i = 0; i < parent.parts.size(); ++i) {
-    const int fd = parent.parts[i].get();
+    const Part& part = parent.parts[i];
+    if (part.listing != nullptr) {
+      found.entry = part.listing->find(join_path(part.path, name));
+      if (found.entry == nullptr) continue;
+      if (found.entry->type == EntryType::kWhiteout) return std::optional<Found>();
+      found.part = i;
+      found.type = found.entry->type;
+      return std::optional<Found>(std::move(found));
+    }
+    const int fd = part.fd.get();
     if (::fstatat(fd, name.c_str(), &found.st, AT_SYMLINK_NOFOLLOW) != 0) {
       if (errno == ENOENT) continue;
       return system_error(errno, "fstatat", name);
     }
     const std::optional<EntryType> type = type_of(found.st);
     if (!type || *type == EntryType::kWhiteout) return std::optional<Found>();
-    found.directory = &parent.parts[i];
+    found.directory = &part.fd;
     found.part = i;
     found.type = *type;
     if (*type == EntryType::kFile && found.st.st_size == 0 && !has_full_privileges()) {
@@ -90,14 +108,25 @@ Result<DirectoryPtr> RootfsView::Impl::child_directory(const MergedDirectory& pa
                                                        size_t from) const {
   auto merged = std::make_shared<MergedDirectory>();
   for (size_t i = from; i < parent.parts.size(); ++i) {
-    UniqueFd fd(::openat(parent.parts[i].get(), name.c_str(), O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+    const Part& part = parent.parts[i];
+    if (part.listing != nullptr) {
+      std::string path = join_path(part.path, name);
+      const Entry* entry = part.listing->find(path);
+      if (entry == nullptr) continue;
+      if (entry->type != EntryType::kDirectory) break;
+      const bool opaque = part.listing->opaque(path);
+      merged->parts.push_back({UniqueFd(), part.listing, std::move(path)});
+      if (opaque) break;
+      continue;
+    }
+    UniqueFd fd(::openat(part.fd.get(), name.c_str(), O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
     if (!fd) {
       if (errno == ENOENT) continue;
       if (errno == ENOTDIR || errno == ELOOP) break;
       return system_error(errno, "openat", name);
     }
     const bool opaque = is_opaque(fd.get());
-    merged->parts.push_back(std::move(fd));
+    merged->parts.push_back({std::move(fd), nullptr, {}});
     if (opaque) break;
   }
   return DirectoryPtr(std::move(merged));
@@ -135,9 +164,16 @@ Result<std::optional<Found>> RootfsView::Impl::find_path(const std::string& path
     name = ".";
     Found found;
     found.type = EntryType::kDirectory;
-    if (root->parts.empty()) return std::optional<Found>(std::move(found));
-    found.directory = root->parts.data();
-    if (::fstat(root->parts.front().get(), &found.st) != 0) return system_error(errno, "fstat");
+    for (const Part& part : root->parts) {
+      if (part.listing != nullptr) {
+        found.entry = part.listing->find("");
+        if (found.entry != nullptr) break;
+        continue;  // it says nothing of the root
+      }
+      found.directory = &part.fd;
+      if (::fstat(part.fd.get(), &found.st) != 0) return system_error(errno, "fstat");
+      break;
+    }
     return std::optional<Found>(std::move(found));
   }
   ASSIGN_OR_RETURN(holder, directory(parent_path(cleaned)));
@@ -149,16 +185,36 @@ Result<std::optional<Found>> RootfsView::Impl::find_path(const std::string& path
 RootfsView::RootfsView(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 RootfsView::~RootfsView() = default;
 
-Result<std::shared_ptr<RootfsView>> RootfsView::open(const std::vector<std::string>& snapshots) {
+Result<std::shared_ptr<RootfsView>> RootfsView::open(const std::vector<std::string>& snapshots,
+                                                     std::vector<std::shared_ptr<const Listing>> listings) {
   auto merged = std::make_shared<MergedDirectory>();
+  for (auto it = listings.rbegin(); it != listings.rend(); ++it) merged->parts.push_back({UniqueFd(), it->get(), {}});
   for (auto it = snapshots.rbegin(); it != snapshots.rend(); ++it) {
     ASSIGN_OR_RETURN(UniqueFd fd, open_at(AT_FDCWD, *it, O_PATH | O_DIRECTORY | O_NOFOLLOW));
-    merged->parts.push_back(std::move(fd));
+    merged->parts.push_back({std::move(fd), nullptr, {}});
   }
   auto impl = std::make_unique<Impl>();
   impl->root = std::move(merged);
+  impl->listings = std::move(listings);
   return std::shared_ptr<RootfsView>(new RootfsView(std::move(impl)));
 }
+
+namespace {
+
+FileInfo info_of(const Entry& entry) {
+  FileInfo info;
+  info.type = entry.type;
+  info.mode = entry.type == EntryType::kSymlink ? 0777 : entry.mode;  // as of any symlink in a snapshot
+  info.uid = entry.uid;
+  info.gid = entry.gid;
+  info.mtime = entry.mtime;
+  info.size = entry.size;
+  info.dev_major = entry.dev_major;
+  info.dev_minor = entry.dev_minor;
+  return info;
+}
+
+}  // namespace
 
 Result<std::optional<FileInfo>> RootfsView::lstat(const std::string& path) const {
   DirectoryPtr holder;
@@ -166,6 +222,7 @@ Result<std::optional<FileInfo>> RootfsView::lstat(const std::string& path) const
   ASSIGN_OR_RETURN(const std::optional<Found> found, impl_->find_path(path, holder, name));
   if (!found) return std::optional<FileInfo>();
   FileInfo info;
+  if (found->entry != nullptr) return std::optional<FileInfo>(info_of(*found->entry));
   if (found->directory == nullptr) {  // the root of scratch
     info.type = EntryType::kDirectory;
     info.mode = 0755;
@@ -230,8 +287,13 @@ Result<std::vector<DirectoryEntry>> RootfsView::list(const std::string& path) co
     return Error(ErrorKind::kInvalidInput, "\"" + printable(cleaned) + "\" is not a directory");
   }
   std::vector<std::string> names;
-  for (const UniqueFd& part : merged->parts) {
-    ASSIGN_OR_RETURN(const std::vector<std::string> here, list_directory(part.get()));
+  for (const Part& part : merged->parts) {
+    std::vector<std::string> here;
+    if (part.listing != nullptr) {
+      here = part.listing->names(part.path);
+    } else {
+      ASSIGN_OR_RETURN(here, list_directory(part.fd.get()));
+    }
     names.insert(names.end(), here.begin(), here.end());
   }
   std::sort(names.begin(), names.end());
@@ -247,6 +309,10 @@ Result<std::vector<DirectoryEntry>> RootfsView::list(const std::string& path) co
 
 namespace {
 
+Error only_listed(const std::string& path) {
+  return Error(ErrorKind::kUnavailable, "the bytes of \"" + printable(path) + "\" are in no snapshot");
+}
+
 Error not_found(const std::string& path) { return system_error(ENOENT, "open", path); }
 
 }  // namespace
@@ -259,6 +325,7 @@ Result<std::string> RootfsView::read_link(const std::string& path) const {
   if (found->type != EntryType::kSymlink) {
     return Error(ErrorKind::kInvalidInput, "\"" + printable(path) + "\" is not a symbolic link");
   }
+  if (found->entry != nullptr) return found->entry->link_target;
   std::string target(static_cast<size_t>(found->st.st_size) + 1, '\0');
   const ssize_t size = ::readlinkat(found->directory->get(), name.c_str(), target.data(), target.size());
   if (size < 0) return system_error(errno, "readlinkat", path);
@@ -271,6 +338,7 @@ Result<std::map<std::string, std::string>> RootfsView::xattrs(const std::string&
   std::string name;
   ASSIGN_OR_RETURN(const std::optional<Found> found, impl_->find_path(path, holder, name));
   if (!found) return not_found(path);
+  if (found->entry != nullptr) return found->entry->xattrs;
   if (found->directory == nullptr) return std::map<std::string, std::string>();
   return read_layer_xattrs(found->directory->get(), name, found->type);
 }
@@ -283,6 +351,7 @@ Result<UniqueFd> RootfsView::open_file(const std::string& path) const {
   if (found->type != EntryType::kFile) {
     return Error(ErrorKind::kInvalidInput, "\"" + printable(path) + "\" is not a regular file");
   }
+  if (found->entry != nullptr) return only_listed(path);
   return open_at(found->directory->get(), name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK);
 }
 
@@ -290,6 +359,12 @@ Result<std::optional<std::string>> RootfsView::read_text(const std::string& path
   ASSIGN_OR_RETURN(const std::string resolved, resolve(path, true));
   ASSIGN_OR_RETURN(const std::optional<FileInfo> info, lstat(resolved));
   if (!info) return std::optional<std::string>();
+  DirectoryPtr holder;
+  std::string name;
+  ASSIGN_OR_RETURN(const std::optional<Found> found, impl_->find_path(resolved, holder, name));
+  if (found && found->entry != nullptr && found->entry->bytes && found->entry->bytes->size() <= limit) {
+    return std::optional<std::string>(*found->entry->bytes);
+  }
   ASSIGN_OR_RETURN(const UniqueFd fd, open_file(resolved));
   ASSIGN_OR_RETURN_WITH(std::string text, read_fd(fd.get(), limit), "reading \"" + printable(path) + "\"");
   return std::optional<std::string>(std::move(text));

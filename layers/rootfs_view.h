@@ -1,4 +1,5 @@
-// A merged, read-only view of a stack of snapshots, computed in user space: no mount, no privileges.
+// A merged, read-only view of a stack of snapshots, computed in user space: no mount, no privileges. On top of them may
+// be layers of which no snapshot exists, as listings.
 // Follows overlay's rules for whiteouts and opaque directories.
 #pragma once
 
@@ -13,6 +14,7 @@
 #include "base/result.h"
 #include "base/time.h"
 #include "layers/entry.h"
+#include "layers/listing.h"
 
 namespace lamina::layers {
 
@@ -22,7 +24,7 @@ struct FileInfo {
   Timestamp mtime, ctime;  // ctime: only where changes are watched (contexts)
   uint64_t size = 0;
   uint32_t dev_major = 0, dev_minor = 0;
-  uint64_t device = 0, inode = 0, nlink = 1;  // of the file that holds it, to find hard links
+  uint64_t device = 0, inode = 0, nlink = 1;  // of the file that holds it, to find hard links; not in listings
 };
 
 struct DirectoryEntry {
@@ -34,8 +36,9 @@ struct DirectoryEntry {
 // "/"; no path can leave the root.
 class RootfsView : public FileOpener, public std::enable_shared_from_this<RootfsView> {
  public:
-  // Bottom first, as layers are stacked. None: an empty root directory (scratch).
-  static Result<std::shared_ptr<RootfsView>> open(const std::vector<std::string>& snapshots);
+  // Bottom first, as layers are stacked, the listings on top. None: an empty root directory (scratch).
+  static Result<std::shared_ptr<RootfsView>> open(const std::vector<std::string>& snapshots,
+                                                  std::vector<std::shared_ptr<const Listing>> listings = {});
   ~RootfsView() override;
 
   // Of the path itself; a symlink among the parents is NOT followed (such a path does not exist). Nothing
@@ -49,9 +52,10 @@ class RootfsView : public FileOpener, public std::enable_shared_from_this<Rootfs
   Result<std::vector<DirectoryEntry>> list(const std::string& path) const;
   Result<std::string> read_link(const std::string& path) const;
   Result<std::map<std::string, std::string>> xattrs(const std::string& path) const;  // overlay's own left out
-  // O_RDONLY, regular files only; nothing is followed.
+  // O_RDONLY, regular files only; nothing is followed. kUnavailable when the file stands in a listing.
   Result<UniqueFd> open_file(const std::string& path) const override;
-  // Small text files such as /etc/passwd: resolves symlinks; nothing when absent.
+  // Small text files such as /etc/passwd: resolves symlinks; nothing when absent. kUnavailable when the file stands in a
+  // listing that does not hold its bytes.
   Result<std::optional<std::string>> read_text(const std::string& path, uint64_t limit = 10 << 20) const;
 
  private:

@@ -176,6 +176,9 @@ class Store : public oci::BlobSource, public oci::BlobSink {
   // A blob of the layer in `blobs`, made when missing. One that was made here with the same options serves, and without
   // options.force a pulled one does, however it is compressed, when neither has a table of contents.
   Result<BlobForm> blob(const LayerId& id, const CompressionOptions& options, ThreadPool& pool);
+  // What is in a layer of which no snapshot exists, from the tar or blob that is here; null when it has a snapshot, or
+  // would have to be fetched, or is none for a listing.
+  Result<std::shared_ptr<const Listing>> listing(const LayerId& id);
   // The descriptor that an uncompressed local manifest uses: media type tar, digest = DiffId.
   Result<oci::Descriptor> tar_descriptor(const LayerId& id);
 

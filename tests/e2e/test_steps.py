@@ -1,0 +1,132 @@
+"""Steps of one stage, one after the other: what is made of them, and what they need not wait for."""
+
+from harness import *
+
+
+def step_traces(path):
+    with open(path) as f:
+        return json.load(f)["traceEvents"]
+
+
+class Sequences(TestCase):
+    def snapshots(self):
+        layers = os.path.join(self.store, "layers")
+        return sorted(name for name in os.listdir(layers) if os.path.exists(os.path.join(layers, name, "fs")))
+
+    def fill(self):
+        for name in ("a/one", "a/sub/two", "b/one", "b/sub/three", "c/deep/er/four"):
+            self.write(name, "content of %s\n" % name)
+        os.chmod(self.context + "/b/sub", 0o2750)
+        self.write("file", "a file\n")
+        self.write("passwd", "root:x:0:0::/:\nalice:x:1234:77::/:\n")
+        self.write("group", "staff:x:50:\n")
+        os.symlink("sub", self.context + "/a/link")
+
+    def layers_of(self, lines, *args):
+        self.dockerfile("\n".join(lines) + "\n")
+        return self.build("-q", "--build-arg", "SOURCE_DATE_EPOCH=1700000000", *args).out
+
+    SEQUENCE = ["COPY a /x", "COPY b /x", "WORKDIR /x/sub/w", "COPY c /x/link/", "WORKDIR link2", "COPY file /x/sub/deep/er/", "COPY --chmod=700 file /y/z/", "ADD b/one /y/z/", "COPY file /x/one"]
+
+    def test_no_snapshot_for_what_is_only_placed_upon(self):
+        self.fill()
+        self.layers_of(["FROM scratch"] + self.SEQUENCE, "-t", "seq")
+        self.assertEqual(self.snapshots(), [])
+        rootfs = self.unpack("seq")
+        self.assertEqual(read(rootfs, "x/one"), "a file\n")
+        self.assertEqual(read(rootfs, "x/sub/deep/er/four"), "content of c/deep/er/four\n")
+        self.assertEqual(os.readlink(rootfs + "/x/link"), "sub")
+        self.assertTrue(os.path.isdir(rootfs + "/x/sub/w/link2"))
+        # A passage keeps what an earlier step made of the directory.
+        self.assertEqual(os.stat(rootfs + "/x/sub").st_mode & 0o7777, 0o2750)
+
+    def test_the_layers_are_the_same_with_and_without_snapshots(self):
+        self.fill()
+        seen = set()
+        steps = ["FROM %s AS s" % busybox()] + self.SEQUENCE
+        for jobs in ("1", "2", "8"):
+            for tail in ([], ["RUN true > /made"]):
+                self.store = os.path.join(self.dir, "store-%s-%d" % (jobs, len(tail)))
+                self.layers_of(steps + tail, "-t", "seq", "--jobs", jobs)
+                layers = [layer["digest"] for layer in self.inspect("seq")["Manifest"]["layers"]]
+                seen.add(tuple(layers[:len(layers) - len(tail)]))
+                self.assertEqual(bool(tail), len(self.snapshots()) > 1)  # one: the base, which the first COPY looks at
+        self.assertEqual(len(seen), 1)
+
+    def test_a_cached_step_below_is_listed_from_its_tar(self):
+        self.fill()
+        lines = ["FROM scratch", "COPY a /x", "COPY b /x", "WORKDIR /x/link/w", "COPY file /x/sub/w/"]
+        self.layers_of(lines, "-t", "one")
+        self.write("file", "another\n")
+        changed = self.layers_of(lines, "-t", "one")
+        self.assertEqual(self.snapshots(), [])
+        self.store += "-fresh"
+        self.assertEqual(self.layers_of(lines, "-t", "one"), changed)
+
+    def test_files_and_directories_in_the_way(self):
+        self.fill()
+        for lines, words in ((["COPY file /x", "COPY a /x/"], "/x is in the way"),
+                             (["COPY a /x", "COPY file /y", "COPY b /x/one/in"], "/x/one is in the way"),
+                             (["COPY a /x", "COPY a/sub /x/one/"], "/x/one is in the way"),
+                             (["COPY file /x", "WORKDIR /x/y"], "/x is in the way"),
+                             (["COPY a /t/file", "COPY file /t/"], "cannot replace the directory /t/file")):
+            with self.subTest(lines=lines):
+                self.dockerfile("\n".join(["FROM scratch"] + lines) + "\n")
+                result = self.fails(2, "build", self.context)
+                self.assertIn(words, result.err)
+                self.assertIn("Dockerfile:%d:1" % (1 + len(lines)), result.err)
+
+    @unittest.skipIf(USER, "the files are looked at by their numbers")
+    def test_owners_by_a_name_that_a_copy_brought(self):
+        self.fill()
+        for name, brought in (("copied", ["COPY passwd group /etc/"]), ("written", ["COPY <<EOF /etc/passwd", "alice:x:1234:77::/:", "EOF", "COPY group /etc/"])):
+            self.layers_of(["FROM scratch"] + brought + ["COPY --chown=alice:staff file /f", "USER alice", "WORKDIR /home"], "-t", name)
+            rootfs = self.unpack(name)
+            self.assertEqual((os.stat(rootfs + "/f").st_uid, os.stat(rootfs + "/f").st_gid), (1234, 50))
+            self.assertEqual(os.stat(rootfs + "/home").st_uid, 1234)
+        self.dockerfile("FROM scratch\nCOPY passwd /etc/\nCOPY --chown=bob file /f\n")
+        self.assertIn("bob", self.fails(1, "build", self.context).err)
+
+    def test_more_files_than_a_listing_holds(self):
+        for i in range(10050):
+            self.write("many/%d" % i)
+        self.write("file", "x")
+        self.layers_of(["FROM scratch", "COPY many /x", "COPY file /x/1", "COPY file /x/new"], "-t", "many")
+        self.assertEqual(len(self.snapshots()), 1)  # of the first
+        rootfs = self.unpack("many")
+        self.assertEqual(len(os.listdir(rootfs + "/x")), 10051)
+        self.assertEqual(read(rootfs, "x/1"), "x")
+
+
+class Ahead(TestCase):
+    def test_sources_are_found_while_the_step_below_runs(self):
+        self.write("tree/f", "x\n")
+        self.dockerfile("FROM %s AS other\nRUN echo y > /y\nFROM %s\nRUN sleep 1 && echo z > /z\nCOPY tree /t\nCOPY --from=other /y /y\n" % (busybox(), busybox()))
+        self.build("-t", "ahead", "--trace=" + self.dir + "/trace")
+        events = step_traces(self.dir + "/trace")
+        run = [e for e in events if e.get("cat") == "step" and "sleep" in e["name"]][0]
+        selected = [e for e in events if e["name"].startswith("select [")]
+        self.assertEqual(len(selected), 2)
+        for e in selected:
+            self.assertLess(e["ts"], run["ts"] + run["dur"])
+        self.assertEqual(self.run_in("ahead", "cat", "/t/f", "/y", "/z"), "x\ny\nz\n")
+
+    def test_a_file_that_changes_meanwhile_is_taken_as_it_is_then(self):
+        self.write("f", "old\n")
+        self.dockerfile("FROM %s\nRUN sleep 2\nCOPY f /f\n" % busybox())
+        process = self.start("build", "-t", "late", self.context)
+        time.sleep(1)
+        self.write("f", "longer than before\n")
+        process.communicate(timeout=60)
+        self.assertEqual(process.returncode, 0)
+        self.assertEqual(self.run_in("late", "cat", "/f"), "longer than before\n")
+
+    def test_the_error_of_the_step_below_comes_first(self):
+        self.dockerfile("FROM %s\nRUN sleep 0.3; exit 7\nCOPY missing /f\n" % busybox())
+        result = self.fails(1, "build", self.context)
+        self.assertIn("exit code: 7", result.err)
+        self.assertNotIn("missing", result.err.replace("COPY missing", ""))
+
+
+if __name__ == "__main__":
+    unittest.main()
