@@ -3,9 +3,11 @@
 #include <algorithm>
 #include <atomic>
 
+#include "base/trace.h"
+
 namespace lamina {
 
-ThreadPool::ThreadPool(unsigned threads) : size_(std::max(threads, 1u)) {}
+ThreadPool::ThreadPool(unsigned threads, const char* name) : size_(std::max(threads, 1u)), name_(name) {}
 
 ThreadPool::~ThreadPool() {
   std::vector<std::thread> workers;
@@ -30,6 +32,7 @@ void ThreadPool::post(std::function<void()> task) {
 }
 
 void ThreadPool::work() {
+  name_thread(name_);
   while (true) {
     std::function<void()> task;
     {
@@ -72,6 +75,8 @@ void parallel_for(ThreadPool& pool, size_t count, const std::function<void(size_
   for (size_t i = 0; i < helpers; ++i) pool.post([shared, take, &work] { take(*shared, work); });
   take(*shared, work);
   std::unique_lock lock(shared->mutex);
+  if (shared->done == shared->count) return;
+  const TraceSpan span("wait", "for the pool's threads");
   shared->changed.wait(lock, [&] { return shared->done == shared->count; });
 }
 

@@ -18,7 +18,8 @@ namespace lamina {
 // The destructor runs what is queued and joins. Threads start when tasks come that no idle one takes.
 class ThreadPool {
  public:
-  explicit ThreadPool(unsigned threads);
+  // `name`: of the threads in a trace.
+  explicit ThreadPool(unsigned threads, const char* name = "worker");
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
   ~ThreadPool();
@@ -47,6 +48,7 @@ class ThreadPool {
   void work();
 
   const unsigned size_;
+  const char* const name_;
   Guarded<Queue> queue_;
   std::condition_variable ready_;
 };

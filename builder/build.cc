@@ -131,7 +131,7 @@ class Build {
   // Digests and compression of finished layers, while later steps run. They wait for tasks of pool_, so
   // they have threads of their own.
   std::vector<std::future<void>> compressing_;
-  ThreadPool background_{2};
+  ThreadPool background_{2, "compress"};
 };
 
 Result<void> Build::limit_space() {

@@ -12,6 +12,7 @@
 
 #include "base/files.h"
 #include "base/text.h"
+#include "base/trace.h"
 #include "builder/copy.h"
 #include "net/url.h"
 
@@ -333,7 +334,10 @@ Result<Contexts::Opened> Contexts::open(const std::string& name) {
 }
 
 Result<std::shared_ptr<const SourceTree>> Contexts::get(const std::string& name) {
-  ASSIGN_OR_RETURN(const Opened opened, opened_.get(name, [&] { return open(name); }));
+  ASSIGN_OR_RETURN(const Opened opened, opened_.get(name, [&] {
+    const TraceSpan span("context", "open " + name);
+    return open(name);
+  }));
   return opened.tree;
 }
 

@@ -17,7 +17,6 @@ Executor::Executor(Environment environment) : env_(std::move(environment)), reco
 }
 
 Result<Outcome> Executor::execute(const Step& step) {
-  const TraceSpan span("step", step.title);
   return std::visit([&](const auto& body) { return execute_body(step, body); }, step.body);
 }
 

@@ -151,7 +151,7 @@ class Executor {
     std::set<int> waiting;                            // steps whose sources are not there yet
   };
   Guarded<Ahead> ahead_;
-  ThreadPool ahead_pool_{2};  // last: its threads use the members above
+  ThreadPool ahead_pool_{2, "ahead"};  // last: its threads use the members above
 };
 
 }  // namespace lamina::builder

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "base/text.h"
+#include "base/trace.h"
 #include "registry/layout.h"
 
 namespace lamina::builder {
@@ -66,6 +67,7 @@ Result<ResolvedImage> ImageResolver::by_name(const std::string& name, const oci:
 }
 
 Result<ResolvedImage> ImageResolver::find(const std::string& name, const oci::Platform& platform) {
+  const TraceSpan span("plan", "resolve " + name);
   ResolvedImage resolved;
   resolved.name = name;
   ASSIGN_OR_RETURN(resolved.reference, oci::Reference::parse(name));

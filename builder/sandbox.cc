@@ -15,6 +15,7 @@
 #include "base/files.h"
 #include "base/guarded.h"
 #include "base/text.h"
+#include "base/trace.h"
 #include "builder/internal/sandbox_plan.h"
 
 namespace lamina::builder {
@@ -125,6 +126,7 @@ struct Prepared {
 };
 
 Result<Prepared> prepare(const internal::SandboxBase& base) {
+  const TraceSpan span("sandbox", "prepare");
   int plan[2];
   if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, plan) != 0) return system_error(errno, "socketpair");
   UniqueFd plan_ours(plan[0]);
@@ -165,6 +167,8 @@ struct Sandboxes::Impl {
   void wait_for_ending() {
     std::vector<ChildProcess> all;
     all.swap(*ending.lock());
+    if (all.empty()) return;
+    const TraceSpan span("wait", "for the last sandbox to be taken down");
     for (ChildProcess& child : all) ignore_error(child.wait(), "its command has been reported");
   }
 
@@ -216,7 +220,10 @@ Result<ExitStatus> Sandboxes::run(const SandboxSpec& spec, const OutputCallback&
     relays.emplace_back(std::move(sandbox.out), OutputStream::kStdout, output);
     relays.emplace_back(std::move(sandbox.err), OutputStream::kStderr, output);
   }
+  std::optional<TraceSpan> span;
+  span.emplace("sandbox", "command");
   ASSIGN_OR_RETURN(const std::string text, supervise(sandbox.child, relays, std::move(sandbox.report), stop_event.get()));
+  span.reset();
   const auto reported = internal::read_report(text);
   if (reported && *reported && !stop.stop_requested()) {
     impl_->ending.lock()->push_back(std::move(sandbox.child));

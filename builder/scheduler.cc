@@ -1,5 +1,8 @@
 #include "builder/scheduler.h"
 
+#include <fmt/format.h>
+
+#include <chrono>
 #include <condition_variable>
 #include <deque>
 #include <optional>
@@ -7,6 +10,7 @@
 
 #include "base/guarded.h"
 #include "base/thread_pool.h"
+#include "base/trace.h"
 
 namespace lamina::builder {
 
@@ -20,7 +24,7 @@ struct Completion {
 class Scheduler {
  public:
   Scheduler(const Plan& plan, Executor& executor, unsigned parallel, std::stop_source& stop, const SchedulerEvents& events)
-      : plan_(plan), executor_(executor), stop_(stop), events_(events), pool_(parallel) {}
+      : plan_(plan), executor_(executor), stop_(stop), events_(events), pool_(parallel, "step") {}
 
   Result<void> run() {
     prepare();
@@ -58,8 +62,8 @@ class Scheduler {
       const Step& step = plan_.steps[static_cast<size_t>(ready_.front())];
       ++running_;
       events_.started(step);
-      const auto execute = [this, &step] {
-        Result<Outcome> result = executor_.execute(step);
+      const auto execute = [this, &step, ready = std::chrono::steady_clock::now()] {
+        Result<Outcome> result = execute_traced(step, ready);
         completed_.lock()->push_back({step.id, std::move(result)});
         wake_.notify_one();
       };
@@ -71,8 +75,21 @@ class Scheduler {
     }
   }
 
+  Result<Outcome> execute_traced(const Step& step, TraceTime ready) {
+    if (tracing()) trace_lasting("wait", step.title + " waits for a free slot", static_cast<uint64_t>(step.id), ready);
+    const TraceSpan span("step", step.title);
+    for (int need : plan_.needs(step)) trace_arrow_to(arrow(need, step.id));
+    Result<Outcome> result = executor_.execute(step);
+    for (int waiter : waiters_[static_cast<size_t>(step.id)]) trace_arrow_from(arrow(step.id, waiter));
+    return result;
+  }
+
+  uint64_t arrow(int from, int to) const { return static_cast<uint64_t>(from) * plan_.steps.size() + static_cast<uint64_t>(to); }
+
   Completion next_completion() {
     auto completed = completed_.lock();
+    std::optional<TraceSpan> waiting;
+    if (completed->empty()) waiting.emplace("wait", "for a step");
     completed.wait(wake_, [](const auto& queue) { return !queue.empty(); });
     Completion first = std::move(completed->front());
     completed->pop_front();
@@ -94,7 +111,9 @@ class Scheduler {
     executor_.finished(step.id, *result);
     events_.finished(step, *result);
     for (int waiter : waiters_[static_cast<size_t>(step.id)]) {
-      if (--waits_for_[static_cast<size_t>(waiter)] == 0) ready_.push_back(waiter);
+      if (--waits_for_[static_cast<size_t>(waiter)] != 0) continue;
+      ready_.push_back(waiter);
+      if (tracing()) trace_lasting("wait", fmt::format("{} waits for {}", plan_.steps[static_cast<size_t>(waiter)].title, step.title), static_cast<uint64_t>(waiter), began_);
     }
   }
 
@@ -107,6 +126,7 @@ class Scheduler {
   std::deque<int> ready_;
   std::set<int> settled_;
   size_t running_ = 0;
+  const TraceTime began_ = std::chrono::steady_clock::now();
   std::optional<Error> error_;
   Guarded<std::deque<Completion>> completed_;
   std::condition_variable wake_;

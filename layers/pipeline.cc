@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "base/files.h"
+#include "base/trace.h"
 
 namespace lamina::layers {
 namespace {
@@ -40,7 +41,7 @@ class BlockChannel {
   // An empty block to fill; nothing when the reader has stopped.
   std::optional<Block> take_free() {
     std::unique_lock lock(mutex_);
-    changed_.wait(lock, [&] { return stopped_ || !free_.empty() || made_ < kBlockCount; });
+    wait(lock, "for the next stage to take bytes", [&] { return stopped_ || !free_.empty() || made_ < kBlockCount; });
     if (stopped_) return std::nullopt;
     if (free_.empty()) {
       ++made_;
@@ -70,7 +71,7 @@ class BlockChannel {
   // Nothing at the end.
   std::optional<Block> take_filled() {
     std::unique_lock lock(mutex_);
-    changed_.wait(lock, [&] { return closed_ || !filled_.empty(); });
+    wait(lock, "for bytes", [&] { return closed_ || !filled_.empty(); });
     if (filled_.empty()) return std::nullopt;
     Block block = std::move(filled_.back());
     filled_.pop_back();
@@ -94,6 +95,13 @@ class BlockChannel {
   const Result<void>& result() const { return result_; }
 
  private:
+  template <typename Ready>
+  void wait(std::unique_lock<std::mutex>& lock, const char* for_what, Ready ready) {
+    if (ready()) return;
+    const TraceSpan span("wait", for_what);
+    changed_.wait(lock, ready);
+  }
+
   std::mutex mutex_;
   std::condition_variable changed_;
   std::vector<Block> free_;
@@ -136,7 +144,11 @@ class ChannelSink : public ByteSink {
 class ThreadedSource : public ByteSource {
  public:
   explicit ThreadedSource(std::function<Result<void>(BlockChannel&)> fill)
-      : thread_([this, fill = std::move(fill)] { channel_.close(fill(channel_)); }) {}
+      : thread_([this, fill = std::move(fill)] {
+          name_thread("stream");
+          const TraceSpan span("stream", "produce");
+          channel_.close(fill(channel_));
+        }) {}
   ThreadedSource(const ThreadedSource&) = delete;
   ThreadedSource& operator=(const ThreadedSource&) = delete;
   ~ThreadedSource() override {
@@ -280,6 +292,8 @@ struct HashingWriter::Impl {
     RETURN_IF_ERROR(write_out(full));
     if (!thread.joinable()) {
       thread = std::thread([this] {
+        name_thread("hash");
+        const TraceSpan span("stream", "hash");
         while (std::optional<Block> filled = channel.take_filled()) {
           hash.update(filled->bytes());
           channel.give_back(std::move(*filled));

@@ -9,10 +9,11 @@
 #include <algorithm>
 #include <cerrno>
 
+#include "base/json.h"
 #include "base/text.h"
 #include "base/time.h"
+#include "base/trace.h"
 #include "layers/internal/store_impl.h"
-#include "base/json.h"
 
 namespace lamina::layers {
 namespace {
@@ -117,8 +118,11 @@ void Scratch::discard(const std::string& path) {
   const std::lock_guard guard(mutex_);
   // Removal mostly waits, so a few go on at once.
   constexpr unsigned kRemovers = 3;
-  if (!remover_) remover_ = std::make_unique<ThreadPool>(kRemovers);
-  remover_->post([away] { ignore_error(remove_tree(AT_FDCWD, away), "it goes with the scratch directory"); });
+  if (!remover_) remover_ = std::make_unique<ThreadPool>(kRemovers, "remover");
+  remover_->post([away] {
+    const TraceSpan span("layers", "remove in the background");
+    ignore_error(remove_tree(AT_FDCWD, away), "it goes with the scratch directory");
+  });
 }
 
 void Scratch::settle() {

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "layers/internal/indexed_blob.h"
+#include "base/trace.h"
 #include "layers/internal/store_impl.h"
 
 namespace lamina::layers {
@@ -94,6 +95,7 @@ bool Store::Impl::has_own_files(const LayerId& id, const LayerMeta& known) const
 }
 
 Result<Store::Impl::Compressed> Store::Impl::compress(const CompressionOptions& options, ThreadPool& pool, ByteSink* copy, const std::function<Result<void>(ByteSink&)>& write) {
+  const TraceSpan span("layers", "compress");
   ASSIGN_OR_RETURN(ScratchFile file, ScratchFile::create(scratch));
   HashingWriter kept(file.fd());
   NullSink nowhere;

@@ -8,6 +8,7 @@
 #include <future>
 
 #include "base/stoppable.h"
+#include "base/trace.h"
 #include "layers/compression.h"
 #include "layers/internal/store_impl.h"
 #include "layers/internal/tar_stream.h"
@@ -134,6 +135,7 @@ std::string Store::Impl::find_snapshot(std::span<const LayerId> stack, size_t at
 
 Result<Store::Impl::Unpacked> Store::Impl::unpack_into(const std::string& directory, const LayerId& id, const LayerMeta& known, const SnapshotWriter::ViewBelow& below,
                                                        oci::BlobSource* remote) {
+  const TraceSpan span("layers", "unpack " + id.value);
   ASSIGN_OR_RETURN(const UniqueFd root, open_directory(AT_FDCWD, directory));
   ASSIGN_OR_RETURN(auto tar, open_tar(id, known, remote, true));
   HashingSource hashed(read_ahead(std::move(tar)));

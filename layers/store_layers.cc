@@ -8,6 +8,7 @@
 
 #include "base/scope_exit.h"
 #include "base/stoppable.h"
+#include "base/trace.h"
 #include "layers/internal/indexed_blob.h"
 #include "layers/internal/needed.h"
 #include "layers/internal/store_impl.h"
@@ -223,6 +224,7 @@ Result<LayerId> Store::Impl::publish_layer(PendingLayer layer, LayerMeta fresh) 
 }
 
 Result<LayerId> Store::seal(PendingLayer layer, const SealOptions& options) {
+  const TraceSpan span("layers", "seal");
   LayerMeta meta;
   meta.clamp_mtime = options.clamp_mtime;
   return impl_->publish_layer(std::move(layer), std::move(meta));

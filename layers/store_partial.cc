@@ -8,6 +8,7 @@
 #include <cerrno>
 
 #include "base/text.h"
+#include "base/trace.h"
 #include "layers/internal/partial_blob.h"
 #include "layers/internal/store_impl.h"
 
@@ -119,6 +120,7 @@ class ContinuedSource : public ByteSource {
  public:
   ContinuedSource(PartialBlob partial, oci::Descriptor blob, std::unique_ptr<ByteSource> rest, std::string place)
       : partial_(std::move(partial)), blob_(std::move(blob)), rest_(std::move(rest)), kept_(partial_.size()), place_(std::move(place)) {}
+  ~ContinuedSource() override { trace_lasting("download", "download " + blob_.digest.text(), reinterpret_cast<uintptr_t>(this), began_); }
 
   Result<size_t> read(std::span<std::byte> buffer) override {
     if (done_) return size_t{0};
@@ -146,6 +148,8 @@ class ContinuedSource : public ByteSource {
   }
 
  private:
+  const TraceTime began_ = std::chrono::steady_clock::now();
+
   Error damaged(const std::string& how) {
     partial_.discard();
     Error error(ErrorKind::kCorrupt, fmt::format("blob {} of {} bytes is damaged: {}", blob_.digest.text(), blob_.size, how));

@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "base/text.h"
+#include "base/trace.h"
 #include "registry/internal/blob_transfer.h"
 
 namespace lamina::registry::internal {
@@ -350,6 +351,7 @@ class ChunkedBlob : public GrowingBlob {
 
   void settle() {
     if (!sending_.valid()) return;
+    const TraceSpan span("wait", "for the upload of a chunk");
     auto sent = sending_.get();
     if (sent) {
       sent_ += chunk_.size();
@@ -359,6 +361,7 @@ class ChunkedBlob : public GrowingBlob {
   }
 
   Result<void> send_chunk() {
+    const TraceSpan span("push", "upload a chunk");
     if (!session_.open()) RETURN_IF_ERROR(session_.start());
     if (session_.minimum() > kGrowingChunk) return Error(ErrorKind::kUnsupported, "the registry wants larger chunks");
     size_t done = 0;
@@ -394,7 +397,7 @@ class ChunkedBlob : public GrowingBlob {
   uint64_t sent_ = 0;
   std::optional<Error> failed_;
   std::future<Result<void>> sending_;
-  ThreadPool thread_{1};  // last: it uses the members above
+  ThreadPool thread_{1, "upload"};  // last: it uses the members above
 };
 
 }  // namespace

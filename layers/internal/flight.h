@@ -6,6 +6,8 @@
 #include <set>
 #include <string>
 
+#include "base/trace.h"
+
 namespace lamina::layers {
 
 // Any thread.
@@ -31,7 +33,10 @@ class FlightTower {
   // Waits until nobody else makes `name`. The caller then looks again whether it was made.
   [[nodiscard]] Slot enter(const std::string& name) {
     std::unique_lock lock(mutex_);
-    changed_.wait(lock, [&] { return !busy_.contains(name); });
+    if (busy_.contains(name)) {
+      const TraceSpan span("wait", "for another that makes " + name);
+      changed_.wait(lock, [&] { return !busy_.contains(name); });
+    }
     busy_.insert(name);
     return Slot(*this, name);
   }

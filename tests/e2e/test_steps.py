@@ -128,5 +128,30 @@ class Ahead(TestCase):
         self.assertNotIn("missing", result.err.replace("COPY missing", ""))
 
 
+class Trace(TestCase):
+    def test_what_ran_where_and_what_it_waited_for(self):
+        self.write("f", os.urandom(6 << 20))
+        self.dockerfile("FROM BUSYBOX AS a\nRUN sleep 0.2; echo a > /a\nFROM BUSYBOX\nRUN echo b > /b\nCOPY f /f\nCOPY --from=a /a /a\n")
+        self.build("-o", "type=registry,name=%s/traced:1" % registry().host, "--trace=" + self.dir + "/trace")
+        events = step_traces(self.dir + "/trace")
+        spans = {(e["cat"], e["name"]) for e in events if e["ph"] == "X"}
+        names = {name for _, name in spans}
+        for word in ("open ", "resolve ", "unpack ", "compress", "hash", "upload a chunk", "prepare", "command", "seal", "select [", "add ["):
+            self.assertTrue(any(name.startswith(word) for name in names), "%s: %s" % (word, sorted(names)))
+        for e in events:
+            self.assertIn(e["ph"], "XMsfbe")
+        self.assertIn("main", {e["args"]["name"] for e in events if e["ph"] == "M"})
+        waits = {e["name"] for e in events if e.get("cat") == "wait"}
+        # The last COPY could begin when the sleeping stage and the COPY before it were done.
+        self.assertTrue(any(w.startswith("[stage-1 4/4] COPY --from=a") and " waits for " in w for w in waits), waits)
+        self.assertTrue(any(w.endswith("waits for a free slot") for w in waits), waits)
+        arrows = [e for e in events if e["ph"] in "sf"]
+        self.assertEqual(sorted(e["id"] for e in arrows if e["ph"] == "s"), sorted(e["id"] for e in arrows if e["ph"] == "f"))
+        self.assertGreaterEqual(len(arrows), 6)
+        # Each end lies in the span of its step.
+        for e in arrows:
+            self.assertTrue(any(s["ph"] == "X" and s["cat"] == "step" and s["tid"] == e["tid"] and s["ts"] <= e["ts"] <= s["ts"] + s["dur"] for s in events), e)
+
+
 if __name__ == "__main__":
     unittest.main()
