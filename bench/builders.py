@@ -135,8 +135,15 @@ class Buildah(Builder):
         return Cost(built.wall + pushed.wall, built.cpu + pushed.cpu, max(built.peak, pushed.peak))
 
     def clean(self):
-        subprocess.run(["umount", self.root + "/r/overlay"], capture_output=True)
+        # A command that failed leaves its container mounted.
+        with open("/proc/self/mounts") as f:
+            mounted = [line.split()[1] for line in f]
+        for place in reversed([m for m in mounted if m.startswith(self.root + "/")]):
+            subprocess.run(["umount", place], capture_output=True)
         self.move_aside(self.root)
+
+    def stop(self):
+        self.clean()
 
 
 class DockerBuildKit(Builder):
