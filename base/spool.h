@@ -24,8 +24,10 @@ class Spool {
   // Holds at most this much in memory.
   static constexpr size_t kMemory = 1 << 20;
 
-  // `temporary_file` is called when more has come, at most once; without it everything stays in memory.
-  explicit Spool(TemporaryFile temporary_file = {}) : temporary_file_(std::move(temporary_file)) {}
+  // Everything stays in memory.
+  Spool() = default;
+  // `temporary_file` is called when more has come, at most once.
+  explicit Spool(TemporaryFile temporary_file) : temporary_file_(std::move(temporary_file)) {}
 
   Result<void> append(std::string_view bytes);
   uint64_t size() const { return written_ + tail_.size(); }

@@ -126,8 +126,18 @@ Result<std::shared_ptr<const layers::Listing>> Executor::listing_of(const layers
     if (const auto it = known->find(layer); it != known->end()) return it->second;
   }
   ASSIGN_OR_RETURN(std::shared_ptr<const layers::Listing> listing, env_.store.listing(layer));
-  listings_.lock()->emplace(layer, listing);
-  return listing;
+  return keep_listing(layer, listing) ? listing : nullptr;
+}
+
+bool Executor::keep_listing(const layers::LayerId& layer, std::shared_ptr<const layers::Listing> listing) {
+  // A few hundred bytes each.
+  constexpr size_t kEntriesInAll = 40'000;
+  auto listings = listings_.lock();
+  size_t held = listing ? listing->size() : 0;
+  for (const auto& [id, other] : *listings) held += other ? other->size() : 0;
+  if (held > kEntriesInAll) listing = nullptr;
+  listings->insert_or_assign(layer, listing);
+  return listing != nullptr;
 }
 
 ReadText Executor::reader_below(const Step& step, std::shared_ptr<layers::RootfsView> view) {
@@ -155,7 +165,10 @@ void Executor::find_uses() {
   const std::vector<Step>& steps = env_.plan.steps;
   files_needed_.resize(steps.size());
   placed_upon_.resize(steps.size());
-  if (const std::vector<int> target = env_.plan.chain(env_.plan.target); env_.request.squash && !target.empty()) {
+  const bool written_as_files = std::any_of(env_.request.outputs.begin(), env_.request.outputs.end(), [](const OutputSpec& output) {
+    return output.type == OutputSpec::Type::kLocal || output.type == OutputSpec::Type::kTar;
+  });
+  if (const std::vector<int> target = env_.plan.chain(env_.plan.target); (env_.request.squash || written_as_files) && !target.empty()) {
     files_needed_[static_cast<size_t>(target.back())] = true;
   }
   // Every step comes after those it needs.
@@ -254,7 +267,7 @@ Result<layers::LayerId> Executor::add_layer(const Step& step, layers::EntrySourc
   layers::ListedEntries all(std::move(first), &entries);
   if (!listing) return as_files(all);
   ASSIGN_OR_RETURN(layers::LayerId layer, add_unseen_layer(step, all));
-  listings_.lock()->insert_or_assign(layer, listing);
+  keep_listing(layer, listing);
   return layer;
 }
 
@@ -355,14 +368,15 @@ Result<Outcome> Executor::execute_body(const Step& step, const CopyStep& copy) {
     }
   }
 
+  const auto place = [&](Result<Prepared> prepared) -> Result<Outcome> {
+    if (!prepared) return std::move(prepared).error();
+    ASSIGN_OR_RETURN(KeyInputs own, inputs.fork());
+    return place_prepared(step, copy, *prepared, std::move(own));
+  };
   bool ahead = false;
-  auto prepared = prepare_or_take(step, copy, ahead);
-  auto outcome = prepared ? place_prepared(step, copy, *prepared, inputs) : Result<Outcome>(std::move(prepared).error());
+  auto outcome = place(prepare_or_take(step, copy, ahead));
   // What was looked at while the parent was executed may have changed since.
-  if (!outcome && ahead && !env_.stop.stop_requested()) {
-    prepared = prepare(step, copy);
-    outcome = prepared ? place_prepared(step, copy, *prepared, inputs) : Result<Outcome>(std::move(prepared).error());
-  }
+  if (!outcome && ahead && !env_.stop.stop_requested()) outcome = place(prepare(step, copy));
   if (!outcome) return at_instruction(step, std::move(outcome).error());
   if (!source_key.empty()) {
     RETURN_IF_ERROR(records_.put(by_definition, outcome->record, step.identity + "\nby definition"));

@@ -79,6 +79,8 @@ class Executor {
   // For placing: of the topmost layers a listing serves where one is at hand.
   Result<std::shared_ptr<layers::RootfsView>> view_below(const Step& step);
   Result<std::shared_ptr<const layers::Listing>> listing_of(const layers::LayerId& layer);
+  // False, and a snapshot is made when one is needed, where too much would be held.
+  bool keep_listing(const layers::LayerId& layer, std::shared_ptr<const layers::Listing> listing);
   // Reads files of that view, from snapshots where it does not hold them.
   ReadText reader_below(const Step& step, std::shared_ptr<layers::RootfsView> view);
   Result<std::shared_ptr<const SourceTree>> tree_of(const SourceRef& from, int stage);

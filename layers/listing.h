@@ -22,6 +22,7 @@ class Listing {
   // list does not tell what the layer looks like.
   static std::shared_ptr<const Listing> make(const EntryList& entries);
 
+  size_t size() const { return entries_.size(); }
   // The entry that stands at a path (a whiteout, too; of a hard link the file that it means), or null. Paths as in Entry.
   const Entry* find(std::string_view path) const;
   // Whether nothing of lower layers is left below this directory.
