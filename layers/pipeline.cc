@@ -223,7 +223,7 @@ namespace {
 // on the first blocks of a long stream and, because the machine may get busy, now and then again.
 class BlockWriter {
  public:
-  explicit BlockWriter(int fd) : fd_(fd) {}
+  BlockWriter(int fd, bool may_be_direct) : fd_(fd), possible_(may_be_direct) {}
 
   Result<void> write(std::span<const std::byte> block) {
     if (block.size() != kBlockSize) RETURN_IF_ERROR(set_direct(false));  // the last one: its length is any
@@ -271,7 +271,7 @@ class BlockWriter {
   }
 
   const int fd_;
-  bool direct_ = false, possible_ = true;
+  bool direct_ = false, possible_;
   size_t blocks_ = 0;
   std::chrono::steady_clock::duration spent_[2] = {};  // usual, direct: of the trials in this round
 };
@@ -279,7 +279,7 @@ class BlockWriter {
 }  // namespace
 
 struct HashingWriter::Impl {
-  explicit Impl(int descriptor) : fd(descriptor), out(descriptor) {}
+  Impl(int descriptor, oci::FileFollower* f) : fd(descriptor), out(descriptor, f == nullptr), follower(f) {}
   ~Impl() { join(); }
 
   void join() {
@@ -306,11 +306,16 @@ struct HashingWriter::Impl {
 
   Result<void> write_out(const Block& full) {
     if (fd < 0) return {};
-    return out.write(full.bytes());
+    RETURN_IF_ERROR(out.write(full.bytes()));
+    in_file += full.size;
+    if (follower != nullptr) follower->grown(fd, in_file);
+    return {};
   }
 
   const int fd;
   BlockWriter out;
+  oci::FileFollower* const follower;
+  uint64_t in_file = 0;
   Sha256 hash;
   uint64_t size = 0;
   BlockChannel channel;
@@ -318,7 +323,7 @@ struct HashingWriter::Impl {
   std::thread thread;
 };
 
-HashingWriter::HashingWriter(int fd) : impl_(std::make_unique<Impl>(fd)) {}
+HashingWriter::HashingWriter(int fd, oci::FileFollower* follower) : impl_(std::make_unique<Impl>(fd, follower)) {}
 HashingWriter::~HashingWriter() = default;
 
 Result<void> HashingWriter::write(std::span<const std::byte> data) {

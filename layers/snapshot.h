@@ -46,6 +46,9 @@ class SnapshotWriter {
 
   // From now on add() fails with kCancelled after a stop request, also in the middle of a file, which is removed.
   void stop_on(std::stop_token stop);
+  // Files may be made first in a directory of `room`, which is on the same file system (layers/internal/new_inodes.h). Call
+  // before the first add().
+  void spread_over(std::string room);
   // Any order. A second entry of a path replaces the first (a directory keeps its content). `content`
   // yields the bytes of a kFile; null: the entry's own content.
   Result<void> add(const Entry& entry, ByteSource* content);

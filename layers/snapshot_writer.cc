@@ -17,6 +17,7 @@
 #include "layers/internal/attributes.h"
 #include "layers/internal/directory_stack.h"
 #include "layers/internal/file_copy.h"
+#include "layers/internal/new_inodes.h"
 #include "layers/internal/paths.h"
 #include "layers/internal/xattrs.h"
 #include "layers/rootfs_view.h"
@@ -95,6 +96,7 @@ struct SnapshotWriter::Impl {
   bool used_implicit = false;
   bool root_opaque = false;
   std::optional<Entry> root_entry;
+  NewInodes inodes{std::string()};
   DirectoryStack stack;
   FileCopier copier;
   std::stop_token stop;
@@ -264,7 +266,7 @@ Result<void> SnapshotWriter::Impl::put_directory(const Place& place, const Entry
   if (it == directories.end()) {
     bool was_there = false;
     RETURN_IF_ERROR(replace(place, "mkdirat", [&](int fd) {
-      if (::mkdirat(fd, place.name.c_str(), 0700) == 0) return true;
+      if (inodes.make(fd, place.name, [](int at, const char* name) { return ::mkdirat(at, name, 0700) == 0; })) return true;
       was_there = was_there || errno == EEXIST;
       return false;
     }));
@@ -281,8 +283,10 @@ Result<void> SnapshotWriter::Impl::put_directory(const Place& place, const Entry
 Result<void> SnapshotWriter::Impl::put_file(const Place& place, const Entry& entry, ByteSource* content) {
   UniqueFd file;
   RETURN_IF_ERROR(replace(place, "openat", [&](int fd) {
-    file = UniqueFd(::openat(fd, place.name.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600));
-    return file.valid();
+    return inodes.make(fd, place.name, [&](int at, const char* name) {
+      file = UniqueFd(::openat(at, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600));
+      return file.valid();
+    });
   }));
   auto written = content != nullptr ? copier.copy_stream(*content, file.get()) : copier.copy_own(entry, file.get());
   if (!written) {
@@ -297,7 +301,7 @@ Result<void> SnapshotWriter::Impl::put_file(const Place& place, const Entry& ent
 Result<void> SnapshotWriter::Impl::put_special(const Place& place, const Entry& entry) {
   if (entry.type == EntryType::kSymlink) {
     RETURN_IF_ERROR(replace(place, "symlinkat", [&](int fd) {
-      return ::symlinkat(entry.link_target.c_str(), fd, place.name.c_str()) == 0;
+      return inodes.make(fd, place.name, [&](int at, const char* name) { return ::symlinkat(entry.link_target.c_str(), at, name) == 0; });
     }));
   } else if (entry.type == EntryType::kFifo) {
     RETURN_IF_ERROR(replace(place, "mknodat", [&](int fd) {
@@ -509,6 +513,7 @@ void SnapshotWriter::stop_on(std::stop_token stop) {
   impl_->stop = stop;
   impl_->copier.stop_on(std::move(stop));
 }
+void SnapshotWriter::spread_over(std::string room) { impl_->inodes = NewInodes(std::move(room)); }
 Result<void> SnapshotWriter::add(const Entry& entry, ByteSource* content) {
   RETURN_IF_ERROR(check_stop(impl_->stop));
   return impl_->add(entry, content);

@@ -151,8 +151,8 @@ class Store : public oci::BlobSource, public oci::BlobSink {
   Result<LayerId> add_entries(EntrySource& entries, const SealOptions& options, LayerForm form, ThreadPool* pool = nullptr);
   Result<LayerId> add_entries(EntryList entries, const SealOptions& options, LayerForm form, ThreadPool* pool = nullptr);
   // Makes a layer whose only form is the blob that the options ask for (gzip or zstd, without a table of contents): one
-  // pass over the files gives the tar, its digest, and the blob, whose bytes `copy` (may be null) gets too.
-  Result<LayerId> add_entries_compressed(EntrySource& entries, const SealOptions& options, const CompressionOptions& compression, ByteSink* copy, ThreadPool& pool);
+  // pass over the files gives the tar, its digest, and the blob, whose file `follower` (may be null) may read meanwhile.
+  Result<LayerId> add_entries_compressed(EntrySource& entries, const SealOptions& options, const CompressionOptions& compression, oci::FileFollower* follower, ThreadPool& pool);
   // Registers a pulled layer; its bytes may come later (or never, when nobody needs them). The same
   // DiffId gives the same id.
   Result<LayerId> add_pulled(const oci::DiffId& diff_id, const oci::Descriptor& blob);

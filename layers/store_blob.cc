@@ -94,13 +94,11 @@ bool Store::Impl::has_own_files(const LayerId& id, const LayerMeta& known) const
   return !known.pulled && ::faccessat(AT_FDCWD, (layer_path(id) + "/fs").c_str(), F_OK, 0) == 0;
 }
 
-Result<Store::Impl::Compressed> Store::Impl::compress(const CompressionOptions& options, ThreadPool& pool, ByteSink* copy, const std::function<Result<void>(ByteSink&)>& write) {
+Result<Store::Impl::Compressed> Store::Impl::compress(const CompressionOptions& options, ThreadPool& pool, oci::FileFollower* follower, const std::function<Result<void>(ByteSink&)>& write) {
   const TraceSpan span("layers", "compress");
   ASSIGN_OR_RETURN(ScratchFile file, ScratchFile::create(scratch));
-  HashingWriter kept(file.fd());
-  NullSink nowhere;
-  TeeSink out(kept, copy != nullptr ? *copy : nowhere);
-  ASSIGN_OR_RETURN(const auto compressor, compress_to(out, options, pool));
+  HashingWriter kept(file.fd(), follower);
+  ASSIGN_OR_RETURN(const auto compressor, compress_to(kept, options, pool));
   HashingWriter tar_hash(-1);
   TeeSink both(tar_hash, *compressor);
   RETURN_IF_ERROR(write(both));

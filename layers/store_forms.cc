@@ -141,6 +141,8 @@ Result<Store::Impl::Unpacked> Store::Impl::unpack_into(const std::string& direct
   HashingSource hashed(read_ahead(std::move(tar)));
   TarReader reader(hashed);
   SnapshotWriter writer(root.get(), below);
+  ASSIGN_OR_RETURN(std::string room, scratch.directory());
+  writer.spread_over(std::move(room));
   const auto write_all_entries = [&]() -> Result<void> {
     while (true) {
       ASSIGN_OR_RETURN(const std::optional<Entry> entry, reader.next());

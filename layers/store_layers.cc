@@ -249,6 +249,8 @@ Result<LayerId> Store::add_entries(EntrySource& entries, const SealOptions& opti
     ASSIGN_OR_RETURN(const UniqueFd root, open_directory(AT_FDCWD, layer.fs()));
     SnapshotWriter writer(root.get(), nullptr);
     writer.stop_on(impl_->stop);
+    ASSIGN_OR_RETURN(std::string room, impl_->scratch.directory());
+    writer.spread_over(std::move(room));
     while (true) {
       ASSIGN_OR_RETURN(std::optional<Entry> next, entries.next());
       if (!next) break;
@@ -279,10 +281,10 @@ Result<LayerId> Store::add_entries(EntryList entries, const SealOptions& options
   return add_entries(listed, options, form, pool);
 }
 
-Result<LayerId> Store::add_entries_compressed(EntrySource& entries, const SealOptions& options, const CompressionOptions& compression, ByteSink* copy, ThreadPool& pool) {
+Result<LayerId> Store::add_entries_compressed(EntrySource& entries, const SealOptions& options, const CompressionOptions& compression, oci::FileFollower* follower, ThreadPool& pool) {
   RETURN_IF_ERROR(impl_->make_room(entries.content_bytes(), false));
   ASSIGN_OR_RETURN(PendingLayer layer, begin_layer());
-  ASSIGN_OR_RETURN(Impl::Compressed made, impl_->compress(compression, pool, copy, [&](ByteSink& sink) { return impl_->write_entries(entries, options, sink, &pool); }));
+  ASSIGN_OR_RETURN(Impl::Compressed made, impl_->compress(compression, pool, follower, [&](ByteSink& sink) { return impl_->write_entries(entries, options, sink, &pool); }));
   LayerMeta meta;
   meta.clamp_mtime = options.clamp_mtime;
   meta.diff_id = oci::DiffId::from_bytes(made.tar.sha256);

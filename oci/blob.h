@@ -32,6 +32,15 @@ class BlobWriter : public ByteSink {
   virtual Result<void> commit() = 0;
 };
 
+// Follows the file into which a blob is written.
+class FileFollower {
+ public:
+  virtual ~FileFollower() = default;
+  // The file's first `size` bytes are there now and stay as they are. `fd` is only valid during the call, which must not
+  // wait for anything.
+  virtual void grown(int fd, uint64_t size) = 0;
+};
+
 // Something that keeps blobs. Safe to use from several threads.
 class BlobSink {
  public:

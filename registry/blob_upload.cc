@@ -1,9 +1,13 @@
 // Uploads: a small blob in one PUT, a large one in chunks; after a break the registry is asked where it stands. A blob
 // that is still being made goes in chunks from the start.
+#include <fcntl.h>
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <algorithm>
-#include <cstring>
+#include <atomic>
+#include <cerrno>
+#include <mutex>
 
 #include "base/text.h"
 #include "base/trace.h"
@@ -20,8 +24,8 @@ constexpr size_t kMaxMountTries = 3;
 // registry takes; once a registry has dropped what it had of a chunk, smaller ones lose less.
 constexpr uint64_t kChunk = 32 << 20;
 constexpr uint64_t kSmallChunk = 8 << 20;
-// Of a blob that is still being made: two are in memory.
-constexpr size_t kGrowingChunk = 4 << 20;
+// Of a blob that is still being made: the least that is worth a request.
+constexpr uint64_t kGrowingChunk = 4 << 20;
 
 std::string blob_words(const oci::Descriptor& blob, const oci::Reference& repository) {
   return fmt::format("the blob {} of {}", blob.digest.text(), repository.familiar_repository());
@@ -289,47 +293,55 @@ class Upload {
   bool final_ = false;      // another try cannot help
 };
 
-// Borrows what it yields.
-class BytesSource : public ByteSource {
+// A part of a file. Fails with kCancelled once `cancelled`.
+class FileRange : public ByteSource {
  public:
-  explicit BytesSource(std::string_view bytes) : left_(bytes) {}
+  // Borrows all.
+  FileRange(int fd, uint64_t offset, uint64_t size, const std::atomic<bool>& cancelled) : fd_(fd), at_(offset), left_(size), cancelled_(cancelled) {}
   Result<size_t> read(std::span<std::byte> buffer) override {
-    const size_t n = std::min(buffer.size(), left_.size());
-    std::memcpy(buffer.data(), left_.data(), n);
-    left_.remove_prefix(n);
-    return n;
+    if (cancelled_) return Error(ErrorKind::kCancelled, "the upload is not wanted any more");
+    const size_t want = static_cast<size_t>(std::min<uint64_t>(buffer.size(), left_));
+    const ssize_t n = want == 0 ? 0 : ::pread(fd_, buffer.data(), want, static_cast<off_t>(at_));
+    if (n < 0) return system_error(errno, "pread");
+    if (n == 0 && want != 0) return Error(ErrorKind::kCorrupt, "the blob's file is shorter than it was");
+    at_ += static_cast<uint64_t>(n);
+    left_ -= static_cast<uint64_t>(n);
+    return static_cast<size_t>(n);
   }
 
  private:
-  std::string_view left_;
+  const int fd_;
+  uint64_t at_, left_;
+  const std::atomic<bool>& cancelled_;
 };
 
-// A blob that grows while it is sent, in chunks that stay in memory until the registry has them.
-class ChunkedBlob : public GrowingBlob {
+// A thread sends what the file has, in chunks of what has come since the last.
+class FollowedBlob : public GrowingBlob {
  public:
-  ChunkedBlob(Api& api, Endpoint endpoint) : endpoint_(std::move(endpoint)), api_(api), session_(api, endpoint_) {}
-  ~ChunkedBlob() override {
+  FollowedBlob(Api& api, Endpoint endpoint) : endpoint_(std::move(endpoint)), api_(api), session_(api, endpoint_) {}
+  ~FollowedBlob() override {
+    cancelled_ = true;
     if (sending_.valid()) sending_.wait();
   }
 
-  Result<void> write(std::span<const std::byte> data) override {
-    while (!data.empty() && !failed_) {
-      filling_.reserve(kGrowingChunk);
-      const size_t n = std::min<size_t>(data.size(), kGrowingChunk - filling_.size());
-      filling_.append(reinterpret_cast<const char*>(data.data()), n);
-      data = data.subspan(n);
-      if (filling_.size() == kGrowingChunk) send_filled();
-    }
-    return {};
+  void grown(int fd, uint64_t size) override {
+    // Opened anew: the writer's offset and flags (O_DIRECT) are its own.
+    if (!file_) file_ = UniqueFd(::open(fmt::format("/proc/self/fd/{}", fd).c_str(), O_RDONLY | O_CLOEXEC));
+    const std::lock_guard lock(mutex_);
+    if (!file_) failed_ = Error(ErrorKind::kSystem, "the blob's file cannot be read");
+    there_ = size;
+    if (busy_ || failed_ || there_ - sent_ < kGrowingChunk) return;
+    busy_ = true;
+    sending_ = thread_.submit([this] { send_what_is_there(); });
   }
 
-  bool started() const override { return sent_ > 0 || sending_.valid() || failed_; }
+  bool started() const override { return sending_.valid(); }
 
   Result<PushOutcome> finish(const oci::Descriptor& blob) override {
-    if (!filling_.empty()) send_filled();
-    settle();
+    if (sending_.valid()) sending_.wait();
     if (failed_) return std::move(*failed_);
-    if (sent_ != blob.size) return Error(ErrorKind::kInternal, "another blob was sent than was made");
+    if (!file_ || there_ != blob.size) return Error(ErrorKind::kInternal, "another blob was sent than was made");
+    while (sent_ != there_) RETURN_IF_ERROR(send_chunk(std::min(kChunk, there_ - sent_)));
     net::HttpRequest request;
     request.method = "PUT";
     request.url = session_.with_digest(blob.digest);
@@ -340,69 +352,73 @@ class ChunkedBlob : public GrowingBlob {
   }
 
  private:
-  // One chunk is under way while the next fills.
-  void send_filled() {
-    settle();
-    if (failed_) return;
-    chunk_.swap(filling_);
-    filling_.clear();
-    sending_ = thread_.submit([this] { return send_chunk(); });
-  }
-
-  void settle() {
-    if (!sending_.valid()) return;
-    const TraceSpan span("wait", "for the upload of a chunk");
-    auto sent = sending_.get();
-    if (sent) {
-      sent_ += chunk_.size();
-    } else {
-      failed_ = std::move(sent).error();
+  void send_what_is_there() {
+    while (!cancelled_) {
+      uint64_t size = 0;
+      {
+        const std::lock_guard lock(mutex_);
+        size = std::min(kChunk, there_ - sent_);
+        busy_ = size >= kGrowingChunk;
+        if (!busy_) return;
+      }
+      if (auto sent = send_chunk(size); !sent) {
+        const std::lock_guard lock(mutex_);
+        failed_ = std::move(sent).error();  // busy_ stays: nothing more is sent
+        return;
+      }
     }
   }
 
-  Result<void> send_chunk() {
+  // The next `size` bytes of the file.
+  Result<void> send_chunk(uint64_t size) {
     const TraceSpan span("push", "upload a chunk");
     if (!session_.open()) RETURN_IF_ERROR(session_.start());
     if (session_.minimum() > kGrowingChunk) return Error(ErrorKind::kUnsupported, "the registry wants larger chunks");
-    size_t done = 0;
-    for (unsigned breaks = 0;;) {
+    const uint64_t begin = sent_, end = begin + size;
+    uint64_t done = begin;
+    for (unsigned breaks = 0; done != end;) {
       net::HttpRequest request;
       request.method = "PATCH";
       request.url = session_.location();
-      request.headers = {"Content-Type: application/octet-stream", fmt::format("Content-Range: {}-{}", sent_ + done, sent_ + chunk_.size() - 1)};
-      BytesSource body(std::string_view(chunk_).substr(done));
+      request.headers = {"Content-Type: application/octet-stream", fmt::format("Content-Range: {}-{}", done, end - 1)};
+      FileRange body(file_.get(), done, end - done, cancelled_);
       request.body_source = &body;
-      request.body_size = chunk_.size() - done;
+      request.body_size = end - done;
       request.has_body = true;
       auto answer = session_.send(request);
       if (answer && answer->response.status == 202) {
         session_.moved(request.url, answer->response);
-        return {};
+        break;
       }
-      if (!answer && answer.error().kind() != ErrorKind::kUnavailable) return std::move(answer).error();
+      if (!answer && (answer.error().kind() != ErrorKind::kUnavailable || cancelled_)) return std::move(answer).error();
       if (++breaks > kMaxBreaks) return answer ? api_.error_of(endpoint_, *answer, "an upload") : std::move(answer).error();
       RETURN_IF_ERROR(api_.back_off(breaks - 1, answer ? &answer->response : nullptr));
       answer = Error(ErrorKind::kUnavailable, "");  // gives its connection back
-      ASSIGN_OR_RETURN(const std::optional<uint64_t> there, session_.offset(sent_ + chunk_.size() + 1));
-      if (!there || *there < sent_) return Error(ErrorKind::kUnavailable, "the registry lost what was sent");
-      done = static_cast<size_t>(*there - sent_);
-      if (done == chunk_.size()) return {};
+      ASSIGN_OR_RETURN(const std::optional<uint64_t> there, session_.offset(end + 1));
+      if (!there || *there < begin) return Error(ErrorKind::kUnavailable, "the registry lost what was sent");
+      done = *there;
     }
+    const std::lock_guard lock(mutex_);
+    sent_ = end;
+    return {};
   }
 
   const Endpoint endpoint_;
   Api& api_;
-  Session session_;
-  std::string filling_, chunk_;  // `chunk_` belongs to the thread while sending_ is valid
-  uint64_t sent_ = 0;
+  Session session_;  // used by thread_, and by finish() after it
+  UniqueFd file_;    // set before anything is sent
+  std::atomic<bool> cancelled_ = false;
+  std::mutex mutex_;  // of the next four
+  uint64_t there_ = 0, sent_ = 0;  // bytes; sent_ is only written by who sends
+  bool busy_ = false;
   std::optional<Error> failed_;
-  std::future<Result<void>> sending_;
+  std::future<void> sending_;
   ThreadPool thread_{1, "upload"};  // last: it uses the members above
 };
 
 }  // namespace
 
-std::unique_ptr<GrowingBlob> grow_blob(Api& api, Endpoint repository) { return std::make_unique<ChunkedBlob>(api, std::move(repository)); }
+std::unique_ptr<GrowingBlob> grow_blob(Api& api, Endpoint repository) { return std::make_unique<FollowedBlob>(api, std::move(repository)); }
 
 Result<PushOutcome> upload_blob(Api& api, const Endpoint& repository, const oci::Descriptor& blob, oci::BlobSource& source,
                                 const std::vector<std::string>& mount_from, const TransferProgress& progress) {

@@ -38,14 +38,14 @@ struct FetchedManifest {
 // How a blob got to the registry.
 enum class PushOutcome { kExisted, kMounted, kUploaded };
 
-// A blob that is sent while it is being made. What is written is kept until the registry has it, 4 MiB at a time, and
-// nothing is sent before that much is there. One thread.
-class GrowingBlob : public ByteSink {
+// A blob that is sent while it is being made, from the file into which it is written: who makes it never waits for the
+// registry, and what is not sent yet is in no memory. Nothing is sent before 4 MiB are there. grown() is for one thread, the
+// others are for one thread after it. What goes wrong is told by finish().
+class GrowingBlob : public oci::FileFollower {
  public:
-  // Never fails: what goes wrong is told by finish().
-  Result<void> write(std::span<const std::byte> data) override = 0;
-  virtual bool started() const = 0;  // something was sent
-  // `blob` describes all that was written. After an error the registry has no such blob; push_blob may still succeed.
+  virtual bool started() const = 0;  // something was sent, or tried
+  // Sends the rest. `blob` describes all that the file has. After an error the registry has no such blob; push_blob may still
+  // succeed.
   virtual Result<PushOutcome> finish(const oci::Descriptor& blob) = 0;
 };
 
@@ -74,7 +74,8 @@ class Client {
   Result<PushOutcome> push_blob(const oci::Reference& repository, const oci::Descriptor& blob,
                                 oci::BlobSource& source, const std::vector<std::string>& mount_from,
                                 const TransferProgress& progress);
-  // An upload whose digest is known at its end only. The client must outlive it.
+  // An upload whose digest is known at its end only. The client must outlive it; when it goes before its end, the upload
+  // breaks off.
   Result<std::unique_ptr<GrowingBlob>> grow_blob(const oci::Reference& repository);
   // PUT under the tag (or digest) of `reference`; returns the descriptor and checks the registry's digest. A manifest
   // with a subject is entered into the referrers tag (sha256-<hex>) of registries without a referrers API.

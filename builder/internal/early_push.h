@@ -18,7 +18,7 @@ class EarlyPush {
   // Borrows both.
   EarlyPush(registry::Client& client, layers::Store& store, oci::Reference repository) : client_(client), store_(store), repository_(std::move(repository)) {}
 
-  // Takes a blob's bytes while it is made; null when nothing can be sent.
+  // Follows a blob's file while it is made; null when nothing can be sent.
   std::unique_ptr<registry::GrowingBlob> begin();
   // The bytes that went into `growing` have become this layer's blob.
   void made(const layers::LayerId& layer, std::unique_ptr<registry::GrowingBlob> growing);

@@ -7,7 +7,23 @@
 
 namespace lamina::layers {
 
-using Bytes = std::vector<unsigned char>;
+// Leaves new elements as they are: no time to clear what is overwritten, no memory for what is not reached.
+template <typename T>
+struct Uncleared : std::allocator<T> {
+  template <typename U>
+  struct rebind {
+    using other = Uncleared<U>;
+  };
+  template <typename U>
+  void construct(U* at) noexcept {
+    ::new (static_cast<void*>(at)) U;
+  }
+  template <typename U, typename... Args>
+  void construct(U* at, Args&&... args) {
+    ::new (static_cast<void*>(at)) U(std::forward<Args>(args)...);
+  }
+};
+using Bytes = std::vector<unsigned char, Uncleared<unsigned char>>;
 
 // Keeps its working memory between calls. Any thread, several at once.
 class PieceCodec {

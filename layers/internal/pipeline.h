@@ -6,6 +6,7 @@
 
 #include "base/sha256.h"
 #include "base/stream.h"
+#include "oci/blob.h"
 
 namespace lamina::layers {
 
@@ -30,8 +31,9 @@ struct StreamSummary {
 // a second thread, which starts only when the stream is longer than a block.
 class HashingWriter : public ByteSink {
  public:
-  // Borrows `fd`; -1 only hashes.
-  explicit HashingWriter(int fd);
+  // Borrows both; -1 only hashes. `follower` (may be null) is told what is in the file, which then goes through the page
+  // cache: it is read at once.
+  explicit HashingWriter(int fd, oci::FileFollower* follower = nullptr);
   HashingWriter(const HashingWriter&) = delete;
   HashingWriter& operator=(const HashingWriter&) = delete;
   ~HashingWriter() override;

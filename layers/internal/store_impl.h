@@ -137,12 +137,12 @@ struct Store::Impl {
   bool has_own_files(const LayerId& id, const LayerMeta& known) const;
   Result<void> check_tar(const LayerId& id, const LayerMeta& known, const StreamSummary& tar);
   Result<LayerBlob> publish_blob(ScratchFile file, const CompressionOptions& options, const StreamSummary& compressed);
-  // Compresses what `write` gives as a tar; `copy` (may be null) gets the blob's bytes too.
+  // Compresses what `write` gives as a tar; `follower` (may be null) may read the blob's file meanwhile.
   struct Compressed {
     ScratchFile file;
     StreamSummary tar, blob;
   };
-  Result<Compressed> compress(const CompressionOptions& options, ThreadPool& pool, ByteSink* copy, const std::function<Result<void>(ByteSink&)>& write);
+  Result<Compressed> compress(const CompressionOptions& options, ThreadPool& pool, oci::FileFollower* follower, const std::function<Result<void>(ByteSink&)>& write);
   // Enters a blob among those of a layer, in the place of an equal one.
   static void enter_blob(LayerMeta& meta, const LayerBlob& blob);
   Result<LayerBlob> compress_plain(const LayerId& id, const LayerMeta& known, const CompressionOptions& options, ThreadPool& pool);

@@ -31,7 +31,7 @@ class EarlyPush(FaultCase):
         server = self.spec_registry()
         self.copy_of(20)
         self.build("-t", server.host + "/grown:1", "--push")
-        self.assertGreaterEqual(len([r for r in server.requests if r[0] == "PATCH"]), 5)
+        self.assertGreaterEqual(len([r for r in server.requests if r[0] == "PATCH"]), 2)
         self.assert_blobs_whole(server.directory)
         self.assertFalse([n for n in os.listdir(server.directory) if n.startswith("upload-")], "no session is left open")
         self.assert_pushed(server.host + "/grown:1")
@@ -55,6 +55,26 @@ class EarlyPush(FaultCase):
                 self.build("-t", name, "--push")
                 self.assertEqual(proxy.faults, 4)
                 self.assert_pushed(name)
+
+    def test_a_slow_registry_does_not_hold_the_step(self):
+        server = self.spec_registry()
+        proxy = FaultProxy(server.host)
+        proxy.rate = 4 * MIB
+        self.copy_of(24)
+        trace = os.path.join(self.dir, "trace.json")
+        began = time.time()
+        self.build("-t", proxy.host + "/slow:1", "--push", "--trace=" + trace)
+        took = time.time() - began
+        with open(trace) as f:
+            events = json.load(f)
+        events = events["traceEvents"] if isinstance(events, dict) else events
+        added = [e["dur"] / 1e6 for e in events if e.get("name", "").startswith("add ") and "COPY data" in e["name"]]
+        self.assertEqual(len(added), 1)
+        self.assertGreater(took, 5)
+        self.assertLess(added[0], took / 2)
+        self.assertGreaterEqual(len([r for r in server.requests if r[0] == "PATCH"]), 2)
+        self.assertFalse([n for n in os.listdir(server.directory) if n.startswith("upload-")], "no session is left open")
+        self.assert_pushed(server.host + "/slow:1")
 
     def test_registry_that_takes_no_chunks(self):
         proxy = FaultProxy(self.spec_registry().host)
