@@ -113,9 +113,8 @@ void compare_path(const RootfsView& files, const RootfsView& listed, const std::
   }
   if (*a && (*a)->type == EntryType::kFile) {
     const auto text_a = files.read_text(path), text_b = listed.read_text(path);
-    REQUIRE(text_a);
-    REQUIRE(text_b);
-    CHECK(*text_a == *text_b);
+    REQUIRE(same_kind(text_a, text_b));  // with ".." behind a symlink it is another file
+    if (text_a) CHECK(*text_a == *text_b);
   }
 }
 
