@@ -7,6 +7,7 @@
 #include <memory>
 
 #include "base/thread_pool.h"
+#include "base/trace.h"
 
 namespace lamina {
 
@@ -32,7 +33,10 @@ class Ahead {
   // Once.
   T take() {
     taken_ = true;
-    if (work_->claimed.exchange(true)) return work_->value.get_future().get();
+    if (work_->claimed.exchange(true)) {
+      const TraceSpan span("wait", "for what a thread computes ahead");
+      return work_->value.get_future().get();
+    }
     return work_->compute();
   }
 

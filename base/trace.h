@@ -7,7 +7,6 @@
 #include <string>
 #include <string_view>
 
-#include "base/trace.h"
 #include "base/result.h"
 
 namespace lamina {

@@ -230,6 +230,7 @@ Result<std::vector<std::string>> Store::single_snapshots(std::span<const LayerId
   std::optional<Error> first;
   for (size_t i = 0; i < ids.size(); ++i) {
     if (!futures[i].valid()) continue;
+    const TraceSpan span("wait", "for layer " + ids[i].value);
     Result<std::string> directory = futures[i].get();
     if (directory) {
       made[i] = *std::move(directory);

@@ -7,6 +7,7 @@
 #include <thread>
 
 #include "base/text.h"
+#include "base/trace.h"
 #include "net/url.h"
 #include "registry/internal/answer_words.h"
 
@@ -205,7 +206,10 @@ Result<ApiAnswer> Api::send(const Endpoint& endpoint, const std::vector<std::str
     if (kind == Kind::kExchange) {
       ASSIGN_OR_RETURN(slot, limiter_.enter(host, options_.stop));
     }
-    auto answer = send_once(endpoint, scopes, request, home);
+    Result<ApiAnswer> answer = [&] {
+      const TraceSpan span("wait", "for the registry " + host + " to answer a " + request.method);
+      return send_once(endpoint, scopes, request, home);
+    }();
     const bool last = !repeatable || attempt >= retries_;
     if (!answer) {
       if (last || answer.error().kind() != ErrorKind::kUnavailable) return std::move(answer).error().with_context("speaking to the registry " + host);

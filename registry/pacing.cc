@@ -4,6 +4,7 @@
 #include <random>
 
 #include "base/text.h"
+#include "base/trace.h"
 
 namespace lamina::registry::internal {
 
@@ -43,7 +44,11 @@ void HostLimiter::Slot::release() {
 Result<HostLimiter::Slot> HostLimiter::enter(const std::string& host, const std::stop_token& stop) {
   // A stop request wakes nobody here, but it ends the exchanges that hold the slots, and those do.
   auto busy = busy_.lock();
-  busy.wait(freed_, [&](auto& hosts) { return stop.stop_requested() || hosts[host] < limit_; });
+  {
+    std::optional<TraceSpan> span;
+    if ((*busy)[host] >= limit_) span.emplace("wait", "for a turn at the registry " + host);
+    busy.wait(freed_, [&](auto& hosts) { return stop.stop_requested() || hosts[host] < limit_; });
+  }
   if (stop.stop_requested()) return Error(ErrorKind::kCancelled, "interrupted");
   ++(*busy)[host];
   return Slot(this, host);

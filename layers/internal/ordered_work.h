@@ -9,6 +9,7 @@
 
 #include "base/result.h"
 #include "base/thread_pool.h"
+#include "base/trace.h"
 
 namespace lamina::layers {
 
@@ -68,7 +69,10 @@ class OrderedWork {
         if (slot.state != State::kQueued) return false;
         slot.state = State::kRunning;
       }
-      work(slot.item);
+      {
+        const TraceSpan span("layers", "compress a part");
+        work(slot.item);
+      }
       const std::lock_guard lock(mutex);
       slot.state = State::kDone;
       done.notify_all();
@@ -85,6 +89,7 @@ class OrderedWork {
   Result<void> take_oldest() {
     std::shared_ptr<Slot>& slot = slot_at(oldest_++);
     if (!shared_->try_run(*slot)) {
+      const TraceSpan span("wait", "for the oldest part");
       std::unique_lock lock(shared_->mutex);
       shared_->done.wait(lock, [&] { return slot->state == State::kDone; });
     }

@@ -145,6 +145,8 @@ class Trace(TestCase):
         # The last COPY could begin when the sleeping stage and the COPY before it were done.
         self.assertTrue(any(w.startswith("[stage-1 4/4] COPY --from=a") and " waits for " in w for w in waits), waits)
         self.assertTrue(any(w.endswith("waits for a free slot") for w in waits), waits)
+        for word in ("for layer ", "for the registry %s to answer a GET" % busybox().split("/")[0], "for the registry %s to answer a PATCH" % registry().host):
+            self.assertTrue(any(w.startswith(word) for w in waits), "%s: %s" % (word, sorted(waits)))
         arrows = [e for e in events if e["ph"] in "sf"]
         self.assertEqual(sorted(e["id"] for e in arrows if e["ph"] == "s"), sorted(e["id"] for e in arrows if e["ph"] == "f"))
         self.assertGreaterEqual(len(arrows), 6)
