@@ -85,10 +85,11 @@ bool take_record(Bytes& bytes, std::string& path, Known& known) {
   unsigned char flags = 0;
   uint16_t same = 0, others = 0;
   std::string_view rest;
-  if (!bytes.take(numbers) || !bytes.take(known.found.digest) || !bytes.take(flags) || !bytes.take(same) || !bytes.take(others) || !bytes.take(others, rest) || same > path.size()) return false;
+  Sha256Bytes digest{};
+  if (!bytes.take(numbers) || !bytes.take(digest) || !bytes.take(flags) || !bytes.take(same) || !bytes.take(others) || !bytes.take(others, rest) || same > path.size()) return false;
   known.stat = {static_cast<uint64_t>(numbers[0]), static_cast<uint64_t>(numbers[1]), static_cast<uint64_t>(numbers[2]), numbers[3], numbers[4], numbers[5], numbers[6]};
   known.read_at_ns = numbers[7];
-  known.found.no_xattrs = (flags & kNoXattrs) != 0;
+  known.found = {digest, (flags & kNoXattrs) != 0};
   path.resize(same);
   path += rest;
   return true;

@@ -22,7 +22,6 @@ Result<Outcome> Executor::execute(const Step& step) {
 
 void Executor::finished(int step, Outcome outcome) {
   outcomes_.lock()->insert_or_assign(step, std::move(outcome));
-  go_on_ahead();
 }
 
 std::optional<Outcome> Executor::outcome(int step) const {
@@ -368,15 +367,7 @@ Result<Outcome> Executor::execute_body(const Step& step, const CopyStep& copy) {
     }
   }
 
-  const auto place = [&](Result<Prepared> prepared) -> Result<Outcome> {
-    if (!prepared) return std::move(prepared).error();
-    ASSIGN_OR_RETURN(KeyInputs own, inputs.fork());
-    return place_prepared(step, copy, *prepared, std::move(own));
-  };
-  bool ahead = false;
-  auto outcome = place(prepare_or_take(step, copy, ahead));
-  // What was looked at while the parent was executed may have changed since.
-  if (!outcome && ahead && !env_.stop.stop_requested()) outcome = place(prepare(step, copy));
+  auto outcome = select_and_place(step, copy, std::move(inputs));
   if (!outcome) return at_instruction(step, std::move(outcome).error());
   if (!source_key.empty()) {
     RETURN_IF_ERROR(records_.put(by_definition, outcome->record, step.identity + "\nby definition"));
@@ -384,14 +375,19 @@ Result<Outcome> Executor::execute_body(const Step& step, const CopyStep& copy) {
   return std::move(*outcome);
 }
 
-Result<Outcome> Executor::place_prepared(const Step& step, const CopyStep& copy, Prepared& prepared, KeyInputs inputs) {
-  Selection& selection = prepared.selection;
+Result<Outcome> Executor::select_and_place(const Step& step, const CopyStep& copy, KeyInputs inputs) {
+  ASSIGN_OR_RETURN(std::vector<RemotePart> remotes, look_up_remotes(step, copy));
+  add_remote_inputs(copy, remotes, inputs);
+  std::shared_ptr<const SourceTree> tree;
+  if (copy.remotes.size() < copy.sources.size()) {
+    ASSIGN_OR_RETURN(tree, tree_of(copy.from, step.stage));
+  }
+  ASSIGN_OR_RETURN(Selection selection, select_sources(copy, step, tree, env_.pool, temporary_file()));
   if (env_.request.strict && !selection.warnings.empty()) {
     return Error(ErrorKind::kNotFound, selection.warnings.front()).with_note("--strict makes this an error");
   }
   for (const std::string& warning : selection.warnings) env_.warning(warning);
-  add_remote_inputs(copy, prepared.remotes, inputs);
-  return execute_copy(step, copy, prepared.remotes, selection, std::move(inputs));
+  return execute_copy(step, copy, remotes, selection, std::move(inputs));
 }
 
 // Whether an earlier build may have left a record of this step: if not, its key is not worth an extra reading.
@@ -413,7 +409,6 @@ Result<Outcome> Executor::execute_copy(const Step& step, const CopyStep& copy, s
     // Into a snapshot the kernel copies long files.
     RETURN_IF_ERROR(digest_selection(selection, env_.pool, kCopyBufferSize));
   }
-  work_ahead(step, &selection);
   watch_reading(selection);
   ASSIGN_OR_RETURN(const std::vector<GitCheckout> checkouts, fetch_remotes(step, copy, remotes, selection));
   ASSIGN_OR_RETURN(layers::LayerId layer, copy_files(step, copy, selection));
@@ -506,7 +501,6 @@ Result<Outcome> Executor::execute_body(const Step& step, const RunStep& run) {
   }
   auto outcome = reads_stage ? recorded(step, inputs) : std::nullopt;
   if (!outcome) {
-    work_ahead(step, nullptr);
     auto layer = run_command(step, run);
     if (!layer) return at_instruction(step, std::move(layer).error());
     ASSIGN_OR_RETURN(outcome, record(step, inputs, std::move(*layer)));

@@ -6,7 +6,6 @@
 #include <map>
 #include <memory>
 #include <optional>
-#include <set>
 #include <stop_token>
 #include <string>
 #include <vector>
@@ -113,25 +112,10 @@ class Executor {
     size_t order = 0;  // index in CopyStep::sources
     std::variant<RemoteFile, GitRevision> found;
   };
-  // executor_ahead.cc: what a COPY can do before its parent is done.
-  struct Prepared {
-    std::vector<RemotePart> remotes;
-    Selection selection;
-  };
-  struct AheadTask;
-  Result<Prepared> prepare(const Step& step, const CopyStep& copy);
-  // What was prepared ahead, if anything was: then `ahead` is set.
-  Result<Prepared> prepare_or_take(const Step& step, const CopyStep& copy, bool& ahead);
-  // The step is executed indeed, which takes a while: begins with what later ones can do meanwhile.
-  // `selection`: of a COPY that is executed.
-  void work_ahead(const Step& step, const Selection* selection);
-  void go_on_ahead();
-  bool sources_ready(const Step& step) const;
-
   // executor_add.cc
   Result<std::vector<RemotePart>> look_up_remotes(const Step& step, const CopyStep& copy);
   void add_remote_inputs(const CopyStep& copy, const std::vector<RemotePart>& parts, KeyInputs& inputs) const;
-  Result<Outcome> place_prepared(const Step& step, const CopyStep& copy, Prepared& prepared, KeyInputs inputs);
+  Result<Outcome> select_and_place(const Step& step, const CopyStep& copy, KeyInputs inputs);
   Result<Outcome> execute_copy(const Step& step, const CopyStep& copy, std::vector<RemotePart>& remotes, Selection& selection, KeyInputs inputs);
   // Adds them to the selection; the files of git sources live as long as the result.
   Result<std::vector<GitCheckout>> fetch_remotes(const Step& step, const CopyStep& copy, std::vector<RemotePart>& parts, Selection& selection);
@@ -148,12 +132,6 @@ class Executor {
   std::vector<bool> files_needed_;  // its files are read or mounted
   std::vector<bool> placed_upon_;   // a COPY or WORKDIR has to know what is there
   Guarded<std::map<layers::LayerId, std::shared_ptr<const layers::Listing>>> listings_;  // null: there is none
-  struct Ahead {
-    std::map<int, std::shared_ptr<AheadTask>> tasks;  // by step
-    std::set<int> waiting;                            // steps whose sources are not there yet
-  };
-  Guarded<Ahead> ahead_;
-  ThreadPool ahead_pool_{2, "ahead"};  // last: its threads use the members above
 };
 
 }  // namespace lamina::builder

@@ -3,7 +3,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <cerrno>
 #include <cstring>
 #include <type_traits>
@@ -16,6 +15,7 @@ namespace {
 
 constexpr size_t kPageFiles = 512;
 constexpr size_t kPagesInMemory = 8;
+constexpr size_t kDigestBytes = kPageFiles * sizeof(Sha256Bytes);
 
 template <typename T>
 void append_bytes(std::string& out, const T& value) {
@@ -74,14 +74,22 @@ Result<void> read_at(int fd, void* data, size_t size, uint64_t offset) {
 }  // namespace
 
 struct FileListPage {
-  struct Digests {
-    std::array<Sha256Bytes, kPageFiles> bytes;
-    std::array<unsigned char, kPageFiles> known{};
-  };
   std::string records;  // complete when the next page is begun, or the list is
-  std::unique_ptr<Digests> digests;
+  // Of the files of the page, as far as any is known.
+  std::vector<Sha256Bytes> digests;
+  std::vector<unsigned char> known;
   size_t count = 0;
   bool changed = true;  // since it was written
+
+  void set_digest(size_t at, const Sha256Bytes& digest) {
+    if (at >= known.size()) resize(at + 1);
+    digests[at] = digest;
+    known[at] = 1;
+  }
+  void resize(size_t size) {
+    digests.resize(size);
+    known.resize(size);
+  }
 };
 
 FileList::FileList(std::string root, TemporaryFile temporary_file) : root_(std::move(root)), temporary_file_(std::move(temporary_file)) {}
@@ -109,11 +117,7 @@ Result<void> FileList::append(const SelectedFile& file) {
     append_text(page.records, name);
     append_text(page.records, value);
   }
-  if (file.digest) {
-    if (!page.digests) page.digests = std::make_unique<Page::Digests>();
-    page.digests->bytes[page.count] = *file.digest;
-    page.digests->known[page.count] = 1;
-  }
+  if (file.digest) page.set_digest(page.count, *file.digest);
   ++page.count;
   ++count_;
   if (file.info.type == EntryType::kFile) content_bytes_ += file.info.size;
@@ -129,9 +133,7 @@ Result<SelectedFile> FileList::front() const {
 Result<void> FileList::set_digest(size_t index, const Sha256Bytes& digest) const {
   auto pages = pages_.lock();
   ASSIGN_OR_RETURN(const std::shared_ptr<Page> page, this->page(*pages, index / kPageFiles));
-  if (!page->digests) page->digests = std::make_unique<Page::Digests>();
-  page->digests->bytes[index % kPageFiles] = digest;
-  page->digests->known[index % kPageFiles] = 1;
+  page->set_digest(index % kPageFiles, digest);
   page->changed = true;
   return {};
 }
@@ -158,7 +160,7 @@ Result<bool> FileList::Cursor::next(SelectedFile& file) {
   offset_ = reader.offset();
   const size_t at = index_++ % kPageFiles;
   file.digest.reset();
-  if (page_->digests && page_->digests->known[at] != 0) file.digest = page_->digests->bytes[at];
+  if (at < page_->known.size() && page_->known[at] != 0) file.digest = page_->digests[at];
   return true;
 }
 
@@ -199,19 +201,22 @@ Result<void> FileList::write(Pages& pages, size_t number, Page& page) const {
   const uint64_t digests_at = it->second.offset + page.records.size();
   if (fresh) {
     RETURN_IF_ERROR(write_at(fd, page.records.data(), page.records.size(), it->second.offset));
-    pages.file_size = digests_at + sizeof(Page::Digests);
+    pages.file_size = digests_at + kDigestBytes + kPageFiles;
   }
-  if (!page.digests) page.digests = std::make_unique<Page::Digests>();
-  return write_at(fd, page.digests.get(), sizeof(Page::Digests), digests_at);
+  page.resize(kPageFiles);
+  RETURN_IF_ERROR(write_at(fd, page.digests.data(), kDigestBytes, digests_at));
+  return write_at(fd, page.known.data(), kPageFiles, digests_at + kDigestBytes);
 }
 
 Result<std::shared_ptr<FileListPage>> FileList::read(Pages& pages, size_t number) const {
   const Place& place = pages.written.at(number);
   auto page = std::make_shared<Page>();
   page->records.resize(place.record_bytes);
-  page->digests = std::make_unique<Page::Digests>();
+  page->resize(kPageFiles);
+  const uint64_t digests_at = place.offset + place.record_bytes;
   RETURN_IF_ERROR(read_at(pages.file.get(), page->records.data(), place.record_bytes, place.offset));
-  RETURN_IF_ERROR(read_at(pages.file.get(), page->digests.get(), sizeof(Page::Digests), place.offset + place.record_bytes));
+  RETURN_IF_ERROR(read_at(pages.file.get(), page->digests.data(), kDigestBytes, digests_at));
+  RETURN_IF_ERROR(read_at(pages.file.get(), page->known.data(), kPageFiles, digests_at + kDigestBytes));
   page->count = std::min(kPageFiles, count_ - number * kPageFiles);
   page->changed = false;
   return page;

@@ -53,10 +53,10 @@ std::string unescape(std::string_view text) {
   return out;
 }
 
-// Lines of a text of inputs; a longer one than anything writes ends it.
+// Lines of a text of inputs; one longer than `longest` bytes ends it.
 class LineReader {
  public:
-  explicit LineReader(ByteSource& text) : text_(text) {}
+  LineReader(ByteSource& text, size_t longest) : text_(text), longest_(longest) {}
 
   // False at the end.
   Result<bool> next(std::string& name, std::string& value) {
@@ -73,7 +73,7 @@ class LineReader {
       }
       buffer_.erase(0, at_);
       at_ = 0;
-      if (buffer_.size() > kLongest) return false;
+      if (buffer_.size() > longest_) return false;
       const size_t have = buffer_.size();
       buffer_.resize(have + kRead);
       ASSIGN_OR_RETURN(const size_t got, text_.read(std::as_writable_bytes(std::span(buffer_.data() + have, kRead))));
@@ -83,8 +83,9 @@ class LineReader {
   }
 
  private:
-  static constexpr size_t kRead = 64 * 1024, kLongest = 1 << 20;
+  static constexpr size_t kRead = 64 * 1024;
   ByteSource& text_;
+  const size_t longest_;
   std::string buffer_;
   size_t at_ = 0;
 };
@@ -110,7 +111,7 @@ KeyInputs::KeyInputs(TemporaryFile temporary_file) : temporary_file_(std::move(t
 Result<KeyInputs> KeyInputs::fork() const {
   KeyInputs copy(temporary_file_);
   const auto text = text_.reader();
-  LineReader lines(*text);
+  LineReader lines(*text, SIZE_MAX);  // nothing of what enters a key may be missing
   std::string name, value;
   while (true) {
     ASSIGN_OR_RETURN(const bool more, lines.next(name, value));
@@ -196,7 +197,7 @@ class Differences {
 class InputReader {
  public:
   enum class At { kFile, kSource, kEnd };
-  explicit InputReader(ByteSource& text) : lines_(text) {}
+  explicit InputReader(ByteSource& text) : lines_(text, kLongest) {}
 
   // Goes on to the next file of the section, the next "source", or the end.
   Result<void> advance() {
@@ -230,6 +231,7 @@ class InputReader {
 
  private:
   static constexpr size_t kOthers = 20000;
+  static constexpr size_t kLongest = 1 << 20;  // of a line; a damaged record may have none
   LineReader lines_;
   std::string name_, value_, last_;
   bool in_section_ = false;

@@ -1,6 +1,7 @@
 // Where the inodes of new files come from.
 #pragma once
 
+#include <cerrno>
 #include <chrono>
 #include <optional>
 #include <string>
@@ -25,7 +26,15 @@ class NewInodes {
   template <typename Make>
   bool make(int dir_fd, const std::string& name, Make make) {
     const auto began = std::chrono::steady_clock::now();
-    if (!(fd_ ? make(fd_.get(), kFresh) && move(dir_fd, name) : make(dir_fd, name.c_str()))) return false;
+    if (fd_ && !(make(fd_.get(), kFresh) && move(dir_fd, name))) {
+      if (errno == EEXIST) return false;
+      // A file system (nfs, 9p) that has no such rename, or another mount: nothing is made elsewhere any more.
+      fd_.reset();
+      room_.clear();
+      if (!make(dir_fd, name.c_str())) return false;
+    } else if (!fd_ && !make(dir_fd, name.c_str())) {
+      return false;
+    }
     took(std::chrono::steady_clock::now() - began);
     return true;
   }

@@ -42,7 +42,8 @@ struct Fixture {
     CopyStep copy;
     copy.destination = "/";
     const auto nothing = layers::RootfsView::open({});
-    auto entries = place_sources(selection, copy, Placement{}, **nothing);
+    const Placement placement;
+    auto entries = place_sources(selection, copy, placement, **nothing);
     REQUIRE(entries);
     return store->add_entries(**entries, {}, form, &pool);
   }

@@ -65,6 +65,12 @@ TEST_CASE("inputs survive being written") {
   CHECK(*before.fork()->key() == *before.key());
 }
 
+TEST_CASE("an input of any length is in a copy too, and what follows it") {
+  const KeyInputs one = inputs({{"exclude", std::string(3 << 20, 'x')}, {"path", "1"}}), other = inputs({{"exclude", std::string(3 << 20, 'x')}, {"path", "2"}});
+  CHECK(*one.fork()->key() == *one.key());
+  CHECK(*one.fork()->key() != *other.fork()->key());
+}
+
 TEST_CASE("an input after the key, and a full disk, are errors of the key") {
   KeyInputs late = inputs({{"a", "1"}});
   REQUIRE(late.key());

@@ -98,34 +98,27 @@ class Sequences(TestCase):
         self.assertEqual(read(rootfs, "x/1"), "x")
 
 
-class Ahead(TestCase):
-    def test_sources_are_found_while_the_step_below_runs(self):
-        self.write("tree/f", "x\n")
-        self.dockerfile("FROM %s AS other\nRUN echo y > /y\nFROM %s\nRUN sleep 1 && echo z > /z\nCOPY tree /t\nCOPY --from=other /y /y\n" % (busybox(), busybox()))
-        self.build("-t", "ahead", "--trace=" + self.dir + "/trace")
-        events = step_traces(self.dir + "/trace")
-        run = [e for e in events if e.get("cat") == "step" and "sleep" in e["name"]][0]
-        selected = [e for e in events if e["name"].startswith("select [")]
-        self.assertEqual(len(selected), 2)
-        for e in selected:
-            self.assertLess(e["ts"], run["ts"] + run["dur"])
-        self.assertEqual(self.run_in("ahead", "cat", "/t/f", "/y", "/z"), "x\ny\nz\n")
-
-    def test_a_file_that_changes_meanwhile_is_taken_as_it_is_then(self):
+class Sources(TestCase):
+    def test_a_copy_sees_the_context_as_it_is_when_its_turn_comes(self):
         self.write("f", "old\n")
-        self.dockerfile("FROM %s\nRUN sleep 2\nCOPY f /f\n" % busybox())
+        self.write("empty", "")
+        self.dockerfile("FROM %s\nRUN sleep 2\nCOPY . /d\n" % busybox())
         process = self.start("build", "-t", "late", self.context)
         time.sleep(1)
-        self.write("f", "longer than before\n")
+        self.write("f", "new\n")
+        os.chmod(self.context + "/f", 0o755)
+        self.write("empty", "filled\n")
+        self.write("added", "x\n")
         process.communicate(timeout=60)
         self.assertEqual(process.returncode, 0)
-        self.assertEqual(self.run_in("late", "cat", "/f"), "longer than before\n")
+        self.assertEqual(self.run_in("late", "sh", "-c", "cat /d/f /d/empty /d/added && stat -c %a /d/f"), "new\nfilled\nx\n755\n")
 
-    def test_the_error_of_the_step_below_comes_first(self):
-        self.dockerfile("FROM %s\nRUN sleep 0.3; exit 7\nCOPY missing /f\n" % busybox())
-        result = self.fails(1, "build", self.context)
-        self.assertIn("exit code: 7", result.err)
-        self.assertNotIn("missing", result.err.replace("COPY missing", ""))
+    def test_a_linked_step_at_the_end_of_a_stage_is_not_all_of_it(self):
+        self.write("fast", "x\n")
+        self.dockerfile("FROM %s AS s\nRUN sleep 2; mkdir -p /d; echo slow > /d/slow\nCOPY --link fast /d/fast\nFROM %s\nRUN sleep 1; echo hi > /x\nCOPY --from=s /d /d\n" % (busybox(), busybox()))
+        self.build("-t", "linked")
+        self.assertEqual(self.run_in("linked", "ls", "/d"), "fast\nslow\n")
+
 
 
 class Trace(TestCase):
