@@ -157,6 +157,27 @@ Result<void> write_all(int fd, std::string_view data) {
   return {};
 }
 
+Result<void> read_exactly_at(int fd, uint64_t offset, std::span<std::byte> buffer) {
+  for (size_t done = 0; done < buffer.size();) {
+    const ssize_t got = ::pread(fd, buffer.data() + done, buffer.size() - done, static_cast<off_t>(offset + done));
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) return system_error(errno, "pread");
+    if (got == 0) return Error(ErrorKind::kCorrupt, "a file is shorter than what was written to it");
+    done += static_cast<size_t>(got);
+  }
+  return {};
+}
+
+Result<void> write_all_at(int fd, uint64_t offset, std::span<const std::byte> data) {
+  for (size_t done = 0; done < data.size();) {
+    const ssize_t put = ::pwrite(fd, data.data() + done, data.size() - done, static_cast<off_t>(offset + done));
+    if (put < 0 && errno == EINTR) continue;
+    if (put < 0) return system_error(errno, "pwrite");
+    done += static_cast<size_t>(put);
+  }
+  return {};
+}
+
 Result<std::string> read_file(int dir_fd, const std::string& path, uint64_t limit) {
   ASSIGN_OR_RETURN(const UniqueFd fd, open_at(dir_fd, path, O_RDONLY | O_NOCTTY | O_NONBLOCK));
   struct stat st {};

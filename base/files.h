@@ -9,6 +9,7 @@
 
 #include <functional>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -32,6 +33,10 @@ Result<UniqueFd> open_beneath_nofollow(int root_fd, const std::string& path, int
                                        mode_t mode = 0);
 
 Result<void> write_all(int fd, std::string_view data);
+// pread(2) until the buffer is full; kCorrupt where the file ends before.
+Result<void> read_exactly_at(int fd, uint64_t offset, std::span<std::byte> buffer);
+// pwrite(2), all of it.
+Result<void> write_all_at(int fd, uint64_t offset, std::span<const std::byte> data);
 // Fails with kCorrupt when the file is larger than `limit` bytes, and with kInvalidInput for what is neither a file nor
 // a character device: nobody waits for the other end of a fifo.
 Result<std::string> read_file(int dir_fd, const std::string& path, uint64_t limit = 1ull << 30);

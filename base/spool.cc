@@ -1,9 +1,6 @@
 #include "base/spool.h"
 
-#include <unistd.h>
-
 #include <algorithm>
-#include <cerrno>
 #include <cstring>
 
 #include "base/files.h"
@@ -42,13 +39,9 @@ Result<void> Spool::append(std::string_view bytes) {
 
 Result<size_t> Spool::read_at(uint64_t offset, std::span<std::byte> buffer) const {
   size_t have = 0;
-  while (have < buffer.size() && offset + have < written_) {
-    const size_t wanted = static_cast<size_t>(std::min<uint64_t>(buffer.size() - have, written_ - offset - have));
-    const ssize_t got = ::pread(file_.get(), buffer.data() + have, wanted, static_cast<off_t>(offset + have));
-    if (got < 0 && errno == EINTR) continue;
-    if (got < 0) return system_error(errno, "reading a temporary file");
-    if (got == 0) return Error(ErrorKind::kCorrupt, "a temporary file is shorter than what was written to it");
-    have += static_cast<size_t>(got);
+  if (offset < written_) {
+    have = static_cast<size_t>(std::min<uint64_t>(buffer.size(), written_ - offset));
+    RETURN_IF_ERROR_WITH(read_exactly_at(file_.get(), offset, buffer.first(have)), "reading a temporary file");
   }
   if (have == buffer.size() || offset + have >= size()) return have;
   const size_t at = static_cast<size_t>(offset + have - written_);

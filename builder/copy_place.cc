@@ -407,13 +407,7 @@ class PlacedEntries : public layers::EntrySource {
   void keep_hard_link(Entry& entry) {
     if (entry.type != EntryType::kFile || !inode_) return;
     const auto [first, fresh] = links_.try_emplace(*inode_, entry.path);
-    if (fresh) return;
-    entry.type = EntryType::kHardlink;
-    entry.link_target = first->second;
-    entry.size = 0;
-    entry.opener.reset();
-    entry.source_path.clear();
-    entry.bytes.reset();
+    if (!fresh) entry.become_hard_link(first->second);
   }
 
   const CopyStep& copy_;

@@ -5,12 +5,12 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <cstring>
 #include <queue>
 #include <unordered_set>
 #include <vector>
 
+#include "base/files.h"
 #include "base/guarded.h"
 #include "base/spool.h"
 #include "builder/internal/paths.h"
@@ -97,16 +97,6 @@ bool take_record(Bytes& bytes, std::string& path, Known& known) {
 
 uint32_t checksum(std::string_view bytes) { return libdeflate_crc32(0, bytes.data(), bytes.size()); }
 
-bool read_exactly(int fd, uint64_t offset, std::string& bytes) {
-  for (size_t done = 0; done < bytes.size();) {
-    const ssize_t got = ::pread(fd, bytes.data() + done, bytes.size() - done, static_cast<off_t>(offset + done));
-    if (got < 0 && errno == EINTR) continue;
-    if (got <= 0) return false;
-    done += static_cast<size_t>(got);
-  }
-  return true;
-}
-
 // An index as a file.
 class IndexFile {
  public:
@@ -126,7 +116,7 @@ class IndexFile {
     const auto size = static_cast<uint64_t>(end);
     tail_.resize(std::min<uint64_t>(size, 2 * kBlock));
     tail_at_ = size - tail_.size();
-    if (!read_exactly(fd_.get(), tail_at_, tail_) || !read_table(size)) blocks_.clear();
+    if (!read_exactly_at(fd_.get(), tail_at_, std::as_writable_bytes(std::span(tail_))) || !read_table(size)) blocks_.clear();
   }
 
   size_t size() const { return blocks_.size(); }
@@ -164,7 +154,7 @@ class IndexFile {
   std::string read(uint64_t offset, uint64_t size) const {
     if (offset >= tail_at_ && offset - tail_at_ + size <= tail_.size()) return tail_.substr(offset - tail_at_, size);
     std::string bytes(size, '\0');
-    return read_exactly(fd_.get(), offset, bytes) ? bytes : std::string();
+    return read_exactly_at(fd_.get(), offset, std::as_writable_bytes(std::span(bytes))) ? bytes : std::string();
   }
 
   bool read_table(uint64_t file_size) {
@@ -383,7 +373,7 @@ struct DigestIndex::Impl {
 
   void forget(Fresh& held) const {
     held = {};
-    held.laid_aside = Spool([this] { return store.temporary_file(); });
+    held.laid_aside = Spool(store.temporary_files());
   }
 
   // Sorts what is in memory and lays it aside.

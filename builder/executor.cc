@@ -20,9 +20,7 @@ Result<Outcome> Executor::execute(const Step& step) {
   return std::visit([&](const auto& body) { return execute_body(step, body); }, step.body);
 }
 
-void Executor::finished(int step, Outcome outcome) {
-  outcomes_.lock()->insert_or_assign(step, std::move(outcome));
-}
+void Executor::finished(int step, Outcome outcome) { outcomes_.lock()->insert_or_assign(step, std::move(outcome)); }
 
 std::optional<Outcome> Executor::outcome(int step) const {
   auto outcomes = outcomes_.lock();
@@ -184,7 +182,7 @@ void Executor::find_uses() {
 }
 
 KeyInputs Executor::common_inputs(const Step& step, const char* instruction) const {
-  KeyInputs inputs(temporary_file());
+  KeyInputs inputs(env_.store.temporary_files());
   inputs.add("instruction", instruction);
   if (!step.independent) {
     inputs.add(step.parent >= 0 ? "parent" : "base", key_below(step));
@@ -252,21 +250,22 @@ Result<layers::LayerId> Executor::squash_stage(int stage) {
 Result<layers::LayerId> Executor::add_layer(const Step& step, layers::EntrySource& entries) {
   const TraceSpan span("layers", "add " + step.title);
   const layers::SealOptions options{latest_time(env_.request)};
-  const auto as_files = [&](layers::EntrySource& all) { return env_.store.add_entries(all, options, layers::LayerForm::kSnapshot, &env_.pool); };
-  if (files_needed_[static_cast<size_t>(step.id)]) return as_files(entries);
-  if (!placed_upon_[static_cast<size_t>(step.id)]) return add_unseen_layer(step, entries);
+  const bool as_files = files_needed_[static_cast<size_t>(step.id)];
+  const bool listed = !as_files && placed_upon_[static_cast<size_t>(step.id)];
+  // The beginning tells whether there is anything at all, and whether a listing can hold it.
   layers::EntryList first;
   bool more = true;
-  while (more && first.size() < layers::Listing::kMaxEntries) {
+  while (more && first.size() < (listed ? layers::Listing::kMaxEntries : 1)) {
     ASSIGN_OR_RETURN(std::optional<layers::Entry> entry, entries.next());
     more = entry.has_value();
     if (more) first.push_back(*std::move(entry));
   }
-  const auto listing = more ? nullptr : layers::Listing::make(first);
+  if (first.empty()) return layers::LayerId{};
+  const auto listing = listed && !more ? layers::Listing::make(first) : nullptr;
   layers::ListedEntries all(std::move(first), &entries);
-  if (!listing) return as_files(all);
+  if (as_files || (listed && !listing)) return env_.store.add_entries(all, options, layers::LayerForm::kSnapshot, &env_.pool);
   ASSIGN_OR_RETURN(layers::LayerId layer, add_unseen_layer(step, all));
-  keep_listing(layer, listing);
+  if (listing) keep_listing(layer, listing);
   return layer;
 }
 
@@ -356,8 +355,9 @@ Result<Outcome> Executor::execute_body(const Step& step, const CopyStep& copy) {
 
   // Files of a stage whose own steps are known to be the same need not be read at all.
   const std::string source_key = key_of_source(copy.from);
-  ASSIGN_OR_RETURN(KeyInputs by_definition, inputs.fork());
+  KeyInputs by_definition;
   if (!source_key.empty()) {
+    ASSIGN_OR_RETURN(by_definition, inputs.fork());
     by_definition.add("from", source_key);
     for (const parser::Word& source : copy.sources) by_definition.add("path", source.text);
     for (const auto& [name, content] : copy.inline_files) by_definition.add("heredoc:" + name, sha256_hex(content));
@@ -382,7 +382,7 @@ Result<Outcome> Executor::select_and_place(const Step& step, const CopyStep& cop
   if (copy.remotes.size() < copy.sources.size()) {
     ASSIGN_OR_RETURN(tree, tree_of(copy.from, step.stage));
   }
-  ASSIGN_OR_RETURN(Selection selection, select_sources(copy, step, tree, env_.pool, temporary_file()));
+  ASSIGN_OR_RETURN(Selection selection, select_sources(copy, step, tree, env_.pool, env_.store.temporary_files()));
   if (env_.request.strict && !selection.warnings.empty()) {
     return Error(ErrorKind::kNotFound, selection.warnings.front()).with_note("--strict makes this an error");
   }
@@ -450,18 +450,13 @@ Result<layers::LayerId> Executor::copy_files(const Step& step, const CopyStep& c
         ASSIGN_OR_RETURN(const UniqueFd again, opener->open_file(path));
         RETURN_IF_ERROR(opener->confirm(path, again.get(), std::nullopt));
       }
-      ASSIGN_OR_RETURN(source, select_whole_tree(std::move(tree), source.named, temporary_file()));
+      ASSIGN_OR_RETURN(source, select_whole_tree(std::move(tree), source.named, env_.store.temporary_files()));
       source.archive = true;
       unpacked.push_back(std::move(scratch));
     }
   }
   ASSIGN_OR_RETURN(const std::unique_ptr<layers::EntrySource> entries, place_sources(selection, copy, placement, *view));
-  ASSIGN_OR_RETURN(std::optional<layers::Entry> first, entries->next());
-  if (!first) return layers::LayerId{};
-  layers::EntryList begin;
-  begin.push_back(*std::move(first));
-  layers::ListedEntries all(std::move(begin), entries.get());
-  return add_layer(step, all);
+  return add_layer(step, *entries);
 }
 
 // --- RUN -------------------------------------------------------------------------------------------
@@ -490,16 +485,15 @@ Result<Outcome> Executor::execute_body(const Step& step, const RunStep& run) {
   for (const PlannedDevice& device : run.devices) inputs.add("device " + device.name, join(device.edits.names, " "));
 
   // Mounted files of a stage whose own steps are known to be the same need not be read at all.
-  ASSIGN_OR_RETURN(KeyInputs by_definition, inputs.fork());
-  RETURN_IF_ERROR(add_mount_inputs(step, run, false, by_definition));
-  if (auto hit = recorded(step, by_definition)) return std::move(*hit);
   const bool reads_stage = std::any_of(run.mounts.begin(), run.mounts.end(), known_by_content);
+  KeyInputs by_definition;
   if (reads_stage) {
-    RETURN_IF_ERROR(add_mount_inputs(step, run, true, inputs));
-  } else {
-    inputs = std::move(by_definition);
+    ASSIGN_OR_RETURN(by_definition, inputs.fork());
+    RETURN_IF_ERROR(add_mount_inputs(step, run, false, by_definition));
+    if (auto hit = recorded(step, by_definition)) return std::move(*hit);
   }
-  auto outcome = reads_stage ? recorded(step, inputs) : std::nullopt;
+  RETURN_IF_ERROR(add_mount_inputs(step, run, reads_stage, inputs));
+  auto outcome = recorded(step, inputs);
   if (!outcome) {
     auto layer = run_command(step, run);
     if (!layer) return at_instruction(step, std::move(layer).error());
@@ -534,7 +528,7 @@ Result<void> Executor::add_mount_inputs(const Step& step, const RunStep& run, bo
     everything.from = planned.from;
     everything.sources.push_back(literal_path(m.source, step.instruction.range));
     ASSIGN_OR_RETURN(const std::shared_ptr<const SourceTree> tree, tree_of(planned.from, step.stage));
-    ASSIGN_OR_RETURN(Selection selection, select_sources(everything, step, tree, env_.pool, temporary_file()));
+    ASSIGN_OR_RETURN(Selection selection, select_sources(everything, step, tree, env_.pool, env_.store.temporary_files()));
     RETURN_IF_ERROR(digest_selection(selection, env_.pool));
     RETURN_IF_ERROR(add_selection_inputs(selection, inputs));
     // A stage's directory is mounted as it is, with its own attributes; a context's files are laid out anew.

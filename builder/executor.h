@@ -90,9 +90,6 @@ class Executor {
   std::optional<Outcome> recorded(const Step& step, const KeyInputs& inputs);
   Result<Outcome> record(const Step& step, const KeyInputs& inputs, layers::LayerId layer);
   Result<bool> same_files(const layers::LayerId& a, const layers::LayerId& b);
-  TemporaryFile temporary_file() const {
-    return [&store = env_.store] { return store.temporary_file(); };
-  }
   Result<layers::LayerId> add_layer(const Step& step, layers::EntrySource& entries);
   Result<layers::LayerId> add_unseen_layer(const Step& step, layers::EntrySource& entries);
   bool record_is_likely(const Step& step);

@@ -106,7 +106,7 @@ Result<std::vector<GitCheckout>> Executor::fetch_remotes(const Step& step, const
       auto checkout = env_.sources.repositories.checkout(git, std::get<GitRevision>(part.found), options);
       if (!checkout) return at_source(step, source, std::move(checkout).error());
       ASSIGN_OR_RETURN(std::shared_ptr<const SourceTree> tree, open_context(checkout->directory, "git repository", {}, nullptr));
-      ASSIGN_OR_RETURN(selected, select_whole_tree(std::move(tree), shown(source), temporary_file(), copy.excludes));
+      ASSIGN_OR_RETURN(selected, select_whole_tree(std::move(tree), shown(source), env_.store.temporary_files(), copy.excludes));
       checkouts.push_back(std::move(*checkout));
     }
     selected.named = shown(source);

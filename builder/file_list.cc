@@ -1,9 +1,6 @@
 #include "builder/file_list.h"
 
-#include <unistd.h>
-
 #include <algorithm>
-#include <cerrno>
 #include <cstring>
 #include <type_traits>
 
@@ -15,6 +12,7 @@ namespace {
 
 constexpr size_t kPageFiles = 512;
 constexpr size_t kPagesInMemory = 8;
+constexpr const char* kTemporary = "the temporary file of a list of files";
 constexpr size_t kDigestBytes = kPageFiles * sizeof(Sha256Bytes);
 
 template <typename T>
@@ -49,27 +47,6 @@ class RecordReader {
   const std::string& records_;
   size_t offset_;
 };
-
-Result<void> write_at(int fd, const void* data, size_t size, uint64_t offset) {
-  for (size_t done = 0; done < size;) {
-    const ssize_t put = ::pwrite(fd, static_cast<const char*>(data) + done, size - done, static_cast<off_t>(offset + done));
-    if (put < 0 && errno == EINTR) continue;
-    if (put < 0) return system_error(errno, "writing a temporary file");
-    done += static_cast<size_t>(put);
-  }
-  return {};
-}
-
-Result<void> read_at(int fd, void* data, size_t size, uint64_t offset) {
-  for (size_t done = 0; done < size;) {
-    const ssize_t got = ::pread(fd, static_cast<char*>(data) + done, size - done, static_cast<off_t>(offset + done));
-    if (got < 0 && errno == EINTR) continue;
-    if (got < 0) return system_error(errno, "reading a temporary file");
-    if (got == 0) return Error(ErrorKind::kCorrupt, "a temporary file is shorter than what was written to it");
-    done += static_cast<size_t>(got);
-  }
-  return {};
-}
 
 }  // namespace
 
@@ -200,12 +177,13 @@ Result<void> FileList::write(Pages& pages, size_t number, Page& page) const {
   const auto [it, fresh] = pages.written.try_emplace(number, Place{pages.file_size, page.records.size()});
   const uint64_t digests_at = it->second.offset + page.records.size();
   if (fresh) {
-    RETURN_IF_ERROR(write_at(fd, page.records.data(), page.records.size(), it->second.offset));
+    RETURN_IF_ERROR_WITH(write_all_at(fd, it->second.offset, std::as_bytes(std::span(page.records))), kTemporary);
     pages.file_size = digests_at + kDigestBytes + kPageFiles;
   }
   page.resize(kPageFiles);
-  RETURN_IF_ERROR(write_at(fd, page.digests.data(), kDigestBytes, digests_at));
-  return write_at(fd, page.known.data(), kPageFiles, digests_at + kDigestBytes);
+  RETURN_IF_ERROR_WITH(write_all_at(fd, digests_at, std::as_bytes(std::span(page.digests))), kTemporary);
+  RETURN_IF_ERROR_WITH(write_all_at(fd, digests_at + kDigestBytes, std::as_bytes(std::span(page.known))), kTemporary);
+  return {};
 }
 
 Result<std::shared_ptr<FileListPage>> FileList::read(Pages& pages, size_t number) const {
@@ -214,9 +192,10 @@ Result<std::shared_ptr<FileListPage>> FileList::read(Pages& pages, size_t number
   page->records.resize(place.record_bytes);
   page->resize(kPageFiles);
   const uint64_t digests_at = place.offset + place.record_bytes;
-  RETURN_IF_ERROR(read_at(pages.file.get(), page->records.data(), place.record_bytes, place.offset));
-  RETURN_IF_ERROR(read_at(pages.file.get(), page->digests.data(), kDigestBytes, digests_at));
-  RETURN_IF_ERROR(read_at(pages.file.get(), page->known.data(), kPageFiles, digests_at + kDigestBytes));
+  const int fd = pages.file.get();
+  RETURN_IF_ERROR_WITH(read_exactly_at(fd, place.offset, std::as_writable_bytes(std::span(page->records))), kTemporary);
+  RETURN_IF_ERROR_WITH(read_exactly_at(fd, digests_at, std::as_writable_bytes(std::span(page->digests))), kTemporary);
+  RETURN_IF_ERROR_WITH(read_exactly_at(fd, digests_at + kDigestBytes, std::as_writable_bytes(std::span(page->known))), kTemporary);
   page->count = std::min(kPageFiles, count_ - number * kPageFiles);
   page->changed = false;
   return page;

@@ -37,7 +37,7 @@ class FlattenedImage : public layers::EntrySource {
     ASSIGN_OR_RETURN(const std::vector<std::string> snapshots, store.snapshots(stack, pool, remote.get()));
     ASSIGN_OR_RETURN(std::shared_ptr<layers::RootfsView> view, layers::RootfsView::open(snapshots));
     std::unique_ptr<FlattenedImage> flat(new FlattenedImage(std::move(directory)));
-    ASSIGN_OR_RETURN(SelectedSource whole, select_whole_tree(tree_of_view(std::move(view), "image"), "/", [&store] { return store.temporary_file(); }));
+    ASSIGN_OR_RETURN(SelectedSource whole, select_whole_tree(tree_of_view(std::move(view), "image"), "/", store.temporary_files()));
     flat->selection_.sources.push_back(std::move(whole));
     flat->copy_.destination = "/";
     ASSIGN_OR_RETURN(flat->nothing_, layers::RootfsView::open({}));

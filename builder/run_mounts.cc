@@ -23,7 +23,7 @@ bool has_owner(const parser::Mount& m) { return m.mode || m.uid || m.gid; }
 
 // The files that a mount's source selects, at copy.destination in a directory of our own.
 Result<Selection> write_selected(const CopyStep& copy, const Step& step, std::shared_ptr<const SourceTree> tree, ThreadPool& pool, layers::Store& store, const std::string& directory) {
-  ASSIGN_OR_RETURN(Selection selection, select_sources(copy, step, std::move(tree), pool, [&store] { return store.temporary_file(); }));
+  ASSIGN_OR_RETURN(Selection selection, select_sources(copy, step, std::move(tree), pool, store.temporary_files()));
   ASSIGN_OR_RETURN(const std::shared_ptr<layers::RootfsView> nothing, layers::RootfsView::open({}));
   const Placement placement;
   ASSIGN_OR_RETURN(const std::unique_ptr<layers::EntrySource> entries, place_sources(selection, copy, placement, *nothing));

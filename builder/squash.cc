@@ -116,12 +116,7 @@ class Squasher {
       const auto group = groups_.find(path);
       if (group == groups_.end()) continue;
       const auto [it, inserted] = first.emplace(group->second, path);
-      if (inserted) continue;
-      entry.type = EntryType::kHardlink;
-      entry.link_target = it->second;
-      entry.size = 0;
-      entry.opener.reset();
-      entry.bytes.reset();
+      if (!inserted) entry.become_hard_link(it->second);
     }
   }
 

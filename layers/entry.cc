@@ -17,6 +17,15 @@ bool path_less(std::string_view a, std::string_view b) {
   return static_cast<unsigned char>(*at_a) < static_cast<unsigned char>(*at_b);
 }
 
+void Entry::become_hard_link(const std::string& first) {
+  type = EntryType::kHardlink;
+  link_target = first;
+  size = 0;
+  opener.reset();
+  source_path.clear();
+  bytes.reset();
+}
+
 Result<std::optional<Entry>> ListedEntries::next() {
   if (next_ == entries_.size()) return rest_ == nullptr ? std::optional<Entry>() : rest_->next();
   return std::optional<Entry>(std::move(entries_[next_++]));

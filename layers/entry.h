@@ -55,6 +55,9 @@ struct Entry {
   std::shared_ptr<const FileOpener> opener;
   std::string source_path;
   std::shared_ptr<const std::string> bytes;
+
+  // Makes of a kFile another name of the one at `first`, an earlier entry.
+  void become_hard_link(const std::string& first);
 };
 
 // Order of entries in a layer: component-wise by bytes, so that a directory comes right before what is

@@ -221,23 +221,20 @@ Result<std::optional<FileInfo>> RootfsView::lstat(const std::string& path) const
   std::string name;
   ASSIGN_OR_RETURN(const std::optional<Found> found, impl_->find_path(path, holder, name));
   if (!found) return std::optional<FileInfo>();
-  FileInfo info;
   if (found->entry != nullptr) return std::optional<FileInfo>(info_of(*found->entry));
   if (found->directory == nullptr) {  // the root of scratch
+    FileInfo info;
     info.type = EntryType::kDirectory;
     info.mode = 0755;
     return std::optional<FileInfo>(info);
   }
   Entry entry;
   set_metadata(entry, found->type, found->st);
-  info.type = entry.type;
-  info.mode = entry.mode;
-  info.uid = entry.uid;
-  info.gid = entry.gid;
-  info.mtime = entry.mtime;
-  info.size = entry.size;
-  info.dev_major = found->device ? found->device->major : entry.dev_major;
-  info.dev_minor = found->device ? found->device->minor : entry.dev_minor;
+  FileInfo info = info_of(entry);
+  if (found->device) {
+    info.dev_major = found->device->major;
+    info.dev_minor = found->device->minor;
+  }
   info.device = found->st.st_dev;
   info.inode = found->st.st_ino;
   info.nlink = found->st.st_nlink;
@@ -357,12 +354,11 @@ Result<UniqueFd> RootfsView::open_file(const std::string& path) const {
 
 Result<std::optional<std::string>> RootfsView::read_text(const std::string& path, uint64_t limit) const {
   ASSIGN_OR_RETURN(const std::string resolved, resolve(path, true));
-  ASSIGN_OR_RETURN(const std::optional<FileInfo> info, lstat(resolved));
-  if (!info) return std::optional<std::string>();
   DirectoryPtr holder;
   std::string name;
   ASSIGN_OR_RETURN(const std::optional<Found> found, impl_->find_path(resolved, holder, name));
-  if (found && found->entry != nullptr && found->entry->bytes && found->entry->bytes->size() <= limit) {
+  if (!found) return std::optional<std::string>();
+  if (found->entry != nullptr && found->entry->bytes && found->entry->bytes->size() <= limit) {
     return std::optional<std::string>(*found->entry->bytes);
   }
   ASSIGN_OR_RETURN(const UniqueFd fd, open_file(resolved));

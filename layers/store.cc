@@ -396,13 +396,17 @@ Result<void> Store::Impl::put_file(const std::string& where, const std::function
   return file.publish(where, UINT64_MAX);
 }
 
-Result<UniqueFd> Store::temporary_file() {
-  ASSIGN_OR_RETURN(const std::string directory, impl_->scratch.directory());
+TemporaryFile Store::temporary_files() {
+  return [this] { return impl_->temporary_file(); };
+}
+
+Result<UniqueFd> Store::Impl::temporary_file() {
+  ASSIGN_OR_RETURN(const std::string directory, scratch.directory());
   if (auto file = open_at(AT_FDCWD, directory, O_TMPFILE | O_RDWR, 0600)) return file;
   // A file system that cannot do that.
-  const std::string path = directory + "/" + temporary_name("unnamed");
-  ASSIGN_OR_RETURN(UniqueFd file, open_at(AT_FDCWD, path, O_CREAT | O_EXCL | O_RDWR, 0600));
-  if (::unlink(path.c_str()) != 0) return system_error(errno, "unlink", path);
+  const std::string name = directory + "/" + temporary_name("unnamed");
+  ASSIGN_OR_RETURN(UniqueFd file, open_at(AT_FDCWD, name, O_CREAT | O_EXCL | O_RDWR, 0600));
+  if (::unlink(name.c_str()) != 0) return system_error(errno, "unlink", name);
   return file;
 }
 

@@ -35,6 +35,7 @@
 #include <vector>
 
 #include "base/files.h"
+#include "base/spool.h"
 #include "base/thread_pool.h"
 #include "layers/compression.h"
 #include "layers/entry.h"
@@ -202,8 +203,8 @@ class Store : public oci::BlobSource, public oci::BlobSink {
   Result<UniqueFd> open_index(const std::string& name);
   Result<void> put_index(const std::string& name, const std::function<Result<void>(ByteSink&)>& write);
 
-  // A file without a name on the store's disk, for what does not fit into memory.
-  Result<UniqueFd> temporary_file();
+  // Makes files without a name on the store's disk, for what does not fit into memory. Any thread; the store outlives it.
+  TemporaryFile temporary_files();
 
   // --- housekeeping ------------------------------------------------------------------------------
   struct Usage {

@@ -2,13 +2,12 @@
 // that is still being made goes in chunks from the start.
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
-#include <cerrno>
 #include <mutex>
 
+#include "base/files.h"
 #include "base/text.h"
 #include "base/trace.h"
 #include "registry/internal/blob_transfer.h"
@@ -301,12 +300,10 @@ class FileRange : public ByteSource {
   Result<size_t> read(std::span<std::byte> buffer) override {
     if (cancelled_) return Error(ErrorKind::kCancelled, "the upload is not wanted any more");
     const size_t want = static_cast<size_t>(std::min<uint64_t>(buffer.size(), left_));
-    const ssize_t n = want == 0 ? 0 : ::pread(fd_, buffer.data(), want, static_cast<off_t>(at_));
-    if (n < 0) return system_error(errno, "pread");
-    if (n == 0 && want != 0) return Error(ErrorKind::kCorrupt, "the blob's file is shorter than it was");
-    at_ += static_cast<uint64_t>(n);
-    left_ -= static_cast<uint64_t>(n);
-    return static_cast<size_t>(n);
+    RETURN_IF_ERROR_WITH(read_exactly_at(fd_, at_, buffer.first(want)), "reading the blob's file");
+    at_ += want;
+    left_ -= want;
+    return want;
   }
 
  private:

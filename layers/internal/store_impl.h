@@ -90,6 +90,7 @@ struct Store::Impl {
   std::string image_path(const std::string& name) const { return path + "/images/" + sha256_hex(name); }
 
   bool blob_exists(const oci::Digest& digest) const;
+  Result<UniqueFd> temporary_file();  // without a name
   // A file of any size that appears by rename; it is not synced.
   Result<void> put_file(const std::string& where, const std::function<Result<void>(ByteSink&)>& write);
   // Nothing when there is no such file.

@@ -34,7 +34,7 @@ struct Fixture {
   Selection select() {
     CopyStep copy;
     copy.sources.push_back(literal_path("/", {}));
-    auto selection = select_sources(copy, Step{}, tree, pool, [this] { return store->temporary_file(); });
+    auto selection = select_sources(copy, Step{}, tree, pool, store->temporary_files());
     REQUIRE(selection);
     return *std::move(selection);
   }

@@ -47,13 +47,13 @@ class Model {
   bool place(const ModelSource& source, const std::string& destination, bool slash) {
     if (source.files.at("").type != EntryType::kDirectory) {
       const std::string target = slash || type_at(destination) == EntryType::kDirectory ? child_of(destination, source.name) : destination;
-      return make(parent_of(target), false) && put(target, source, "");
+      return make(parent_of(target)) && put(target, source, "");
     }
-    if (!make(destination, source.archive)) return false;
+    if (!make(destination)) return false;
     if (!destination.empty() && !source.archive) made_.at(destination).seconds = source.files.at("").seconds;
     for (const auto& [below, thing] : source.files) {
       const std::string target = child_of(destination, below);
-      if (below.empty() || (thing.type != EntryType::kDirectory && !make(parent_of(target), source.archive))) {
+      if (below.empty() || (thing.type != EntryType::kDirectory && !make(parent_of(target)))) {
         if (below.empty()) continue;
         return false;
       }
@@ -93,10 +93,10 @@ class Model {
     const auto it = below_.find(path);
     return it == below_.end() ? nullptr : &it->second;
   }
-  bool make(const std::string& path, bool) {
+  bool make(const std::string& path) {
     if (path.empty()) return true;
     if (const auto it = made_.find(path); it != made_.end()) return it->second.type == EntryType::kDirectory;
-    if (!make(parent_of(path), false)) return false;
+    if (!make(parent_of(path))) return false;
     const Thing* thing = seen_below(path);
     if (thing != nullptr && thing->type != EntryType::kDirectory) return false;
     made_[path] = thing != nullptr ? *thing : Thing{EntryType::kDirectory, 0755, 77, ""};
@@ -118,7 +118,7 @@ class Model {
         forget(target);
       }
     }
-    if (directory && !make(parent_of(target), false)) return false;
+    if (directory && !make(parent_of(target))) return false;
     made_[target] = thing;
     inodes_.erase(target);
     if (const auto inode = source.inodes.find(below); inode != source.inodes.end()) inodes_[target] = inode->second;

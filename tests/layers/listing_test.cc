@@ -69,9 +69,8 @@ TempDir snapshot_of(const EntryList& layer) {
   REQUIRE(dir);
   const auto fd = open_directory(AT_FDCWD, dir->path());
   REQUIRE(fd);
-  SnapshotWriter writer(fd->get(), nullptr);
-  for (const Entry& entry : layer) REQUIRE(writer.add(entry, nullptr));
-  REQUIRE(writer.finish());
+  ListedEntries entries(layer);
+  REQUIRE(SnapshotWriter(fd->get(), nullptr).add_all(entries));
   return std::move(*dir);
 }
 

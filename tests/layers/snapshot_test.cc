@@ -24,13 +24,8 @@ Made write(const EntryList& entries) {
   REQUIRE(dir);
   const auto fd = open_directory(AT_FDCWD, dir->path());
   REQUIRE(fd);
-  SnapshotWriter writer(fd->get(), nullptr);
-  Result<void> result;
-  for (const Entry& e : entries) {
-    result = writer.add(e, nullptr);
-    if (!result) break;
-  }
-  if (result) result = writer.finish();
+  ListedEntries listed(entries);
+  auto result = SnapshotWriter(fd->get(), nullptr).add_all(listed);
   return {std::move(*dir), std::move(result)};
 }
 
