@@ -55,27 +55,43 @@ std::string print_words(const Node& node) {
   return out;
 }
 
-std::string print_arguments(const Node& node) {
+std::string print_arguments(const Node& node, char escape) {
   const auto& args = node.args;
   if (node.json) return print_json(node);
-  // "--" ends the flags: before a text that begins like one, and before nothing, as white space at a line's end (of a
-  // flag's value, or the Unicode one that is part of a misspelt keyword) would be lost.
-  const bool blank = std::all_of(args.begin(), args.end(), [](const Word& w) { return w.text.empty(); });
-  const std::string& last = node.flags.empty() ? node.keyword : node.flags.back().text;
-  const bool spaced = blank && internal::trim_space(last).size() < last.size();
-  std::string out = spaced || (!args.empty() && args[0].text.compare(0, 2, "--") == 0) ? " --" : "";
-  if (blank) return out;
-  if (node.keyword != "env" && node.keyword != "label") return out + print_words(node);
+  if (std::all_of(args.begin(), args.end(), [](const Word& w) { return w.text.empty(); })) return {};
+  if (node.keyword != "env" && node.keyword != "label") return print_words(node);
+  std::string out;
   for (size_t i = 0; i + 2 < args.size(); i += 3) {
-    out += " " + args[i].text + (args[i + 2].text.empty() ? " " : "=") + args[i + 1].text;
+    out += " " + args[i].text;
+    // NAME value: where an escape takes in one blank, another has to part them.
+    if (args[i + 2].text.empty() && !args[i].text.empty() && args[i].text.back() == escape) out += " ";
+    out += (args[i + 2].text.empty() ? " " : "=") + args[i + 1].text;
   }
   return out;
 }
 
-std::string print_node(const Node& node) {
+// A quote that is never closed takes in the rest of the line.
+bool ends_in_quote(std::string_view flag, char escape) {
+  char quote = 0;
+  for (size_t i = 0; i < flag.size(); ++i) {
+    if (flag[i] == escape) {
+      ++i;
+    } else if (quote == 0 ? flag[i] == '\'' || flag[i] == '"' : flag[i] == quote) {
+      quote = quote == 0 ? flag[i] : 0;
+    }
+  }
+  return quote != 0;
+}
+
+std::string print_node(const Node& node, char escape) {
   std::string out = to_upper(node.keyword);
   for (const Flag& flag : node.flags) out += " " + flag.text;
-  return out + (node.child ? " " + print_node(*node.child) : print_arguments(node));
+  if (!node.flags.empty() && ends_in_quote(node.flags.back().text, escape)) return out;
+  const std::string rest = node.child ? " " + print_node(*node.child, escape) : print_arguments(node, escape);
+  // "--" ends the flags: before a text that begins like one, and before nothing, as white space at a line's end (of a
+  // flag's value, or the Unicode one that is part of a misspelt keyword) would be lost.
+  const bool spaced = rest.empty() && internal::trim_space(out).size() < out.size();
+  return out + (spaced || rest.compare(0, 3, " --") == 0 ? " --" : "") + rest;
 }
 
 // The logical line as one physical line, or as several when it is too long for one.
@@ -120,7 +136,7 @@ std::string print(const Tree& tree) {
   out += "#\n";  // no comment below is a directive, no text below the file's byte-order mark
   for (const Node& node : tree.nodes) {
     for (const std::string& comment : node.comments) out += "# " + comment + "\n";
-    out += print_line(print_node(node), tree.directives.escape);
+    out += print_line(print_node(node, tree.directives.escape), tree.directives.escape);
     const Node& holder = node.child ? *node.child : node;
     for (const Heredoc& doc : holder.heredocs) out += doc.raw_content + doc.name + "\n";
   }

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "base/text.h"
 #include "parser/tree.h"
 
 namespace lamina::parser {
@@ -22,8 +23,8 @@ inline bool check_print_property(const std::string& text) {
                     first.tree.directives.escape == second.tree.directives.escape && first.tree.directives.syntax == second.tree.directives.syntax &&
                     first.tree.directives.check == second.tree.directives.check && print(second.tree) == printed;
   if (!same) {
-    CAPTURE(text);
-    CAPTURE(printed);
+    CAPTURE(go_quote(text));  // NUL bytes would end it
+    CAPTURE(go_quote(printed));
     CHECK(same);
   }
   return true;

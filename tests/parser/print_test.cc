@@ -53,6 +53,10 @@ TEST_CASE("texts whose print is not obvious") {
   const std::string texts[] = {
       "FROM a\nRUN x \\\v",                            // ends like a continued line once it is trimmed
       "FROM a\nRUN -- --x",                            // a text that begins like a flag
+      "FROM a\nHEALTHCHECK -- --x [\"a\"]",            // also before JSON
+      "FROM a\nONBUILD -- --x",                        // also where it is an instruction
+      "FROM a\nENV a\\  b=c",                           // the escape takes in a blank, but not both
+      "FROM --platform=\"b \\\r\\",                      // white space in a quote that is never closed
       "FROM a\nCOPY [\"a\tb\"] c",                     // no JSON: a tab inside a string
       "FROM a\nCOPY <<\vE /x",                         // no heredoc: a vertical tab is no white space there
       "FROM a\nCOPY --chown='${x' <<E /x\nb\nE\n",     // the flag may not disturb the search for heredocs
