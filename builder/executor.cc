@@ -20,37 +20,39 @@ Result<Outcome> Executor::execute(const Step& step) {
   return std::visit([&](const auto& body) { return execute_body(step, body); }, step.body);
 }
 
-void Executor::finished(int step, Outcome outcome) { outcomes_.lock()->insert_or_assign(step, std::move(outcome)); }
+void Executor::finished(int step, Outcome outcome) {
+  {
+    auto known = known_.lock();
+    known->outcomes.insert_or_assign(step, std::move(outcome));
+    known->placed.erase(step);
+  }
+  outcome_known_.notify_all();
+}
 
 std::optional<Outcome> Executor::outcome(int step) const {
-  auto outcomes = outcomes_.lock();
-  const auto it = outcomes->find(step);
-  return it == outcomes->end() ? std::nullopt : std::optional(it->second);
+  auto known = known_.lock();
+  const auto it = known->outcomes.find(step);
+  return it == known->outcomes.end() ? std::nullopt : std::optional(it->second);
 }
 
-std::vector<layers::LayerId> Executor::layers_of_stage(int stage) const {
-  std::vector<layers::LayerId> stack;
-  if (const ResolvedImage* base = env_.plan.base_of(stage)) stack = base->layers;
-  append_layers(env_.plan.chain(stage), -1, stack);
-  return stack;
-}
-
-// Those of the steps before `end`.
-void Executor::append_layers(const std::vector<int>& chain, int end, std::vector<layers::LayerId>& stack) const {
-  auto outcomes = outcomes_.lock();
-  for (int id : chain) {
-    if (id == end) return;
-    const auto it = outcomes->find(id);
-    if (it != outcomes->end() && !it->second.record.layer.empty()) stack.push_back(it->second.record.layer);
+// Of the chain's steps before `end`.
+Executor::Below Executor::below(const std::vector<int>& chain, int end, int stage) const {
+  Below out;
+  if (const ResolvedImage* base = env_.plan.base_of(stage)) out.stack = base->layers;
+  auto known = known_.lock();
+  for (auto id = chain.begin(); id != chain.end() && *id != end; ++id) {
+    if (const auto it = known->outcomes.find(*id); it != known->outcomes.end()) {
+      if (!it->second.record.layer.empty()) out.stack.push_back(it->second.record.layer);
+    } else if (const auto placed = known->placed.find(*id); placed != known->placed.end()) {
+      out.placed.push_back(placed->second);
+    }
   }
+  return out;
 }
 
-std::vector<layers::LayerId> Executor::layers_below(const Step& step) const {
-  std::vector<layers::LayerId> stack;
-  if (const ResolvedImage* base = env_.plan.base_of(step.stage)) stack = base->layers;
-  append_layers(env_.plan.chain(step.stage), step.id, stack);
-  return stack;
-}
+std::vector<layers::LayerId> Executor::layers_of_stage(int stage) const { return below(env_.plan.chain(stage), -1, stage).stack; }
+
+std::vector<layers::LayerId> Executor::layers_below(const Step& step) const { return below(env_.plan.chain(step.stage), step.id, step.stage).stack; }
 
 namespace {
 std::string key_of_image(const ResolvedImage* image) {
@@ -101,8 +103,7 @@ Result<std::vector<std::string>> Executor::snapshots_of_source(const SourceRef& 
 }
 
 Result<std::shared_ptr<layers::RootfsView>> Executor::view_below(const Step& step) {
-  std::vector<layers::LayerId> stack = layers_below(step);
-  std::vector<std::shared_ptr<const layers::Listing>> listings;
+  auto [stack, listings] = below(env_.plan.chain(step.stage), step.id, step.stage);
   const ResolvedImage* base = env_.plan.base_of(step.stage);
   const size_t own = base == nullptr ? 0 : base->layers.size();
   // Where the files are needed later there are snapshots of them, or will be.
@@ -141,6 +142,7 @@ ReadText Executor::reader_below(const Step& step, std::shared_ptr<layers::Rootfs
   return [this, &step, view = std::move(view)](const std::string& path) -> Result<std::optional<std::string>> {
     auto text = view->read_text(path);
     if (text || text.error().kind() != ErrorKind::kUnavailable) return text;
+    if (step.parent >= 0) RETURN_IF_ERROR(wait_for(step.parent));
     ASSIGN_OR_RETURN(const std::vector<std::string> directories, snapshots(layers_below(step), step.stage));
     ASSIGN_OR_RETURN(const std::shared_ptr<layers::RootfsView> files, layers::RootfsView::open(directories));
     return files->read_text(path);
@@ -200,7 +202,7 @@ std::optional<Outcome> Executor::recorded(const Step& step, const KeyInputs& inp
   auto found = key ? records_.find(*key) : std::nullopt;  // record() says what is wrong with a key
   if (!found) return std::nullopt;
   std::string chain = found->chain;
-  return Outcome{std::move(*found), std::move(chain), true, false, {}};
+  return Outcome{std::move(*found), std::move(chain), true, false, {}, false};
 }
 
 Result<Outcome> Executor::record(const Step& step, const KeyInputs& inputs, layers::LayerId layer) {
@@ -247,7 +249,7 @@ Result<layers::LayerId> Executor::squash_stage(int stage) {
   return env_.store.add_entries(std::move(entries), layers::SealOptions{latest_time(env_.request)}, layers::LayerForm::kTar, &env_.pool);
 }
 
-Result<layers::LayerId> Executor::add_layer(const Step& step, layers::EntrySource& entries) {
+Result<layers::LayerId> Executor::add_layer(const Step& step, layers::EntrySource& entries, const std::vector<int>& followers) {
   const TraceSpan span("layers", "add " + step.title);
   const layers::SealOptions options{latest_time(env_.request)};
   const bool as_files = files_needed_[static_cast<size_t>(step.id)];
@@ -255,17 +257,18 @@ Result<layers::LayerId> Executor::add_layer(const Step& step, layers::EntrySourc
   // The beginning tells whether there is anything at all, and whether a listing can hold it.
   layers::EntryList first;
   bool more = true;
-  while (more && first.size() < (listed ? layers::Listing::kMaxEntries : 1)) {
+  while (more && first.size() < (listed || !followers.empty() ? layers::Listing::kMaxEntries : 1)) {
     ASSIGN_OR_RETURN(std::optional<layers::Entry> entry, entries.next());
     more = entry.has_value();
     if (more) first.push_back(*std::move(entry));
   }
   if (first.empty()) return layers::LayerId{};
-  const auto listing = listed && !more ? layers::Listing::make(first) : nullptr;
+  const auto listing = !more ? layers::Listing::make(first) : nullptr;
+  if (listing) placed(step, listing, followers);
   layers::ListedEntries all(std::move(first), &entries);
   if (as_files || (listed && !listing)) return env_.store.add_entries(all, options, layers::LayerForm::kSnapshot, &env_.pool);
   ASSIGN_OR_RETURN(layers::LayerId layer, add_unseen_layer(step, all));
-  if (listing) keep_listing(layer, listing);
+  if (listing && listed) keep_listing(layer, listing);
   return layer;
 }
 
@@ -343,7 +346,7 @@ bool Executor::lenient_owners() const {
   return std::find(env_.request.compat.begin(), env_.request.compat.end(), "unknown-owner") != env_.request.compat.end();
 }
 
-Result<Outcome> Executor::execute_body(const Step& step, const CopyStep& copy) {
+Result<KeyInputs> Executor::copy_inputs(const Step& step, const CopyStep& copy) {
   KeyInputs inputs = common_inputs(step, copy.is_add ? "ADD" : "COPY");
   inputs.add("destination", copy.destination);
   inputs.add("chown", copy.chown);
@@ -352,32 +355,46 @@ Result<Outcome> Executor::execute_body(const Step& step, const CopyStep& copy) {
   if (copy.unpack_remote) inputs.add("unpack", "remote files too");
   if (!copy.chown.empty() && lenient_owners()) inputs.add("compat", "unknown-owner");
   for (const std::string& exclude : copy.excludes) inputs.add("exclude", exclude);
+  return inputs;
+}
 
-  // Files of a stage whose own steps are known to be the same need not be read at all.
+// Files of a stage whose own steps are known to be the same need not be read at all. Nothing for other sources.
+Result<std::optional<KeyInputs>> Executor::inputs_by_definition(const CopyStep& copy, const KeyInputs& inputs) {
   const std::string source_key = key_of_source(copy.from);
-  KeyInputs by_definition;
-  if (!source_key.empty()) {
-    ASSIGN_OR_RETURN(by_definition, inputs.fork());
-    by_definition.add("from", source_key);
-    for (const parser::Word& source : copy.sources) by_definition.add("path", source.text);
-    for (const auto& [name, content] : copy.inline_files) by_definition.add("heredoc:" + name, sha256_hex(content));
-    // With --strict the sources are looked at, for what it makes an error.
-    if (!env_.request.strict) {
-      if (auto hit = recorded(step, by_definition)) return std::move(*hit);
-    }
-  }
+  if (source_key.empty()) return std::optional<KeyInputs>();
+  ASSIGN_OR_RETURN(KeyInputs by_definition, inputs.fork());
+  by_definition.add("from", source_key);
+  for (const parser::Word& source : copy.sources) by_definition.add("path", source.text);
+  for (const auto& [name, content] : copy.inline_files) by_definition.add("heredoc:" + name, sha256_hex(content));
+  return std::optional(std::move(by_definition));
+}
 
+Result<void> Executor::record_by_definition(const Step& step, const std::optional<KeyInputs>& inputs, const Outcome& outcome) {
+  return inputs ? records_.put(*inputs, outcome.record, step.identity + "\nby definition") : Result<void>();
+}
+
+Result<Outcome> Executor::execute_body(const Step& step, const CopyStep& copy) {
+  bool as_placed = true;
+  if (!step.independent && step.parent >= 0 && !outcome(step.parent)) {
+    auto outcome = execute_ahead(step, copy);
+    if (!outcome) return at_instruction(step, std::move(outcome).error());
+    if (*outcome) return std::move(**outcome);
+    as_placed = false;
+  }
+  ASSIGN_OR_RETURN(KeyInputs inputs, copy_inputs(step, copy));
+  ASSIGN_OR_RETURN(const std::optional<KeyInputs> by_definition, inputs_by_definition(copy, inputs));
+  // With --strict the sources are looked at, for what it makes an error.
+  if (by_definition && !env_.request.strict) {
+    if (auto hit = recorded(step, *by_definition)) return std::move(*hit);
+  }
   auto outcome = select_and_place(step, copy, std::move(inputs));
   if (!outcome) return at_instruction(step, std::move(outcome).error());
-  if (!source_key.empty()) {
-    RETURN_IF_ERROR(records_.put(by_definition, outcome->record, step.identity + "\nby definition"));
-  }
+  RETURN_IF_ERROR(record_by_definition(step, by_definition, *outcome));
+  if (!as_placed) outcome->as_placed = false;
   return std::move(*outcome);
 }
 
-Result<Outcome> Executor::select_and_place(const Step& step, const CopyStep& copy, KeyInputs inputs) {
-  ASSIGN_OR_RETURN(std::vector<RemotePart> remotes, look_up_remotes(step, copy));
-  add_remote_inputs(copy, remotes, inputs);
+Result<Selection> Executor::select(const Step& step, const CopyStep& copy) {
   std::shared_ptr<const SourceTree> tree;
   if (copy.remotes.size() < copy.sources.size()) {
     ASSIGN_OR_RETURN(tree, tree_of(copy.from, step.stage));
@@ -386,6 +403,13 @@ Result<Outcome> Executor::select_and_place(const Step& step, const CopyStep& cop
   if (env_.request.strict && !selection.warnings.empty()) {
     return Error(ErrorKind::kNotFound, selection.warnings.front()).with_note("--strict makes this an error");
   }
+  return selection;
+}
+
+Result<Outcome> Executor::select_and_place(const Step& step, const CopyStep& copy, KeyInputs inputs) {
+  ASSIGN_OR_RETURN(std::vector<RemotePart> remotes, look_up_remotes(step, copy));
+  add_remote_inputs(copy, remotes, inputs);
+  ASSIGN_OR_RETURN(Selection selection, select(step, copy));
   for (const std::string& warning : selection.warnings) env_.warning(warning);
   return execute_copy(step, copy, remotes, selection, std::move(inputs));
 }
@@ -401,26 +425,33 @@ bool Executor::record_is_likely(const Step& step) {
 // first; else they are read once, for both.
 Result<Outcome> Executor::execute_copy(const Step& step, const CopyStep& copy, std::vector<RemotePart>& remotes, Selection& selection, KeyInputs inputs) {
   const bool digest_on_the_way = !copy.is_add && !record_is_likely(step);  // ADD may put an archive's files in a file's place
+  bool fresh = !step.no_cache;
   if (!digest_on_the_way) {
     RETURN_IF_ERROR(digest_selection(selection, env_.pool));
     RETURN_IF_ERROR(add_selection_inputs(selection, inputs));
     if (auto hit = recorded(step, inputs)) return std::move(*hit);
-  } else if (files_needed_[static_cast<size_t>(step.id)]) {
-    // Into a snapshot the kernel copies long files.
-    RETURN_IF_ERROR(digest_selection(selection, env_.pool, kCopyBufferSize));
+    ASSIGN_OR_RETURN(const std::string key, inputs.key());
+    fresh = !records_.last(key);
   }
-  watch_reading(selection);
-  ASSIGN_OR_RETURN(const std::vector<GitCheckout> checkouts, fetch_remotes(step, copy, remotes, selection));
-  ASSIGN_OR_RETURN(layers::LayerId layer, copy_files(step, copy, selection));
-  if (digest_on_the_way) {
-    RETURN_IF_ERROR(digest_selection(selection, env_.pool));  // what did not get into the layer
-    RETURN_IF_ERROR(add_selection_inputs(selection, inputs));
-    if (auto hit = recorded(step, inputs)) return std::move(*hit);
-  }
+  ASSIGN_OR_RETURN(layers::LayerId layer, copy_files(step, copy, remotes, selection, fresh));
+  if (digest_on_the_way) return record_copy(step, selection, std::move(inputs), std::move(layer));
   return record(step, inputs, std::move(layer));
 }
 
-Result<layers::LayerId> Executor::copy_files(const Step& step, const CopyStep& copy, Selection& selection) {
+// Of what was read on the way into the layer.
+Result<Outcome> Executor::record_copy(const Step& step, const Selection& selection, KeyInputs inputs, layers::LayerId layer) {
+  RETURN_IF_ERROR(digest_selection(selection, env_.pool));  // what did not get into the layer
+  RETURN_IF_ERROR(add_selection_inputs(selection, inputs));
+  if (auto hit = recorded(step, inputs)) return std::move(*hit);
+  return record(step, inputs, std::move(layer));
+}
+
+// `fresh`: no record of the step can be there.
+Result<layers::LayerId> Executor::copy_files(const Step& step, const CopyStep& copy, std::vector<RemotePart>& remotes, Selection& selection, bool fresh) {
+  // Into a snapshot the kernel copies long files.
+  if (files_needed_[static_cast<size_t>(step.id)]) RETURN_IF_ERROR(digest_selection(selection, env_.pool, kCopyBufferSize));
+  watch_reading(selection);
+  ASSIGN_OR_RETURN(const std::vector<GitCheckout> checkouts, fetch_remotes(step, copy, remotes, selection));
   // COPY --link is made as if nothing were below.
   ASSIGN_OR_RETURN(const std::shared_ptr<layers::RootfsView> view, step.independent ? layers::RootfsView::open({}) : view_below(step));
   Placement placement;
@@ -456,7 +487,7 @@ Result<layers::LayerId> Executor::copy_files(const Step& step, const CopyStep& c
     }
   }
   ASSIGN_OR_RETURN(const std::unique_ptr<layers::EntrySource> entries, place_sources(selection, copy, placement, *view));
-  return add_layer(step, *entries);
+  return add_layer(step, *entries, followers(step, fresh));
 }
 
 // --- RUN -------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <atomic>
+#include <condition_variable>
 #include <functional>
 #include <map>
 #include <memory>
@@ -34,6 +35,7 @@ struct Outcome {
   bool cached = false;
   bool fresh = false;  // no record had this key before: no step on top of it can have one
   std::string why;  // of a miss: the inputs that differ
+  bool as_placed = true;  // the layer holds what steps on top were told while it was written
 };
 
 // Any thread; steps may run at the same time when all that they need is done.
@@ -54,10 +56,14 @@ class Executor {
   };
   explicit Executor(Environment environment);
 
-  // The outcomes of the step's parent and of the stages it needs must be known.
+  // The outcomes of the step's parent and of the stages it needs must be known. A step that can_begin named needs no
+  // outcome of its parent to begin with; it waits for it before it ends.
   Result<Outcome> execute(const Step& step);
-  // Makes an outcome known to later steps.
+  // Makes an outcome known to later steps, and to those that wait for it.
   void finished(int step, Outcome outcome);
+  // Called, on the thread that executes the parent, for each COPY that can begin while its parent is still being written.
+  // To be set before anything is executed.
+  void when_step_can_begin(std::function<void(const Step& step)> can_begin) { can_begin_ = std::move(can_begin); }
 
   // Layers of a stage, bottom first, all of whose steps are finished.
   std::vector<layers::LayerId> layers_of_stage(int stage) const;
@@ -69,7 +75,12 @@ class Executor {
   std::vector<layers::LayerId> layers_below(const Step& step) const;
   // What a step on top of this one, or one that reads this one's files, has as its "parent" input.
   std::string chain_key(int step) const;
-  void append_layers(const std::vector<int>& chain, int end, std::vector<layers::LayerId>& stack) const;
+  // What a step stands on: layers and, on top, what is known of those that are being written.
+  struct Below {
+    std::vector<layers::LayerId> stack;
+    std::vector<std::shared_ptr<const layers::Listing>> placed;
+  };
+  Below below(const std::vector<int>& chain, int end, int stage) const;
   std::string key_below(const Step& step) const;
   std::string key_of_stage(int stage) const;
   std::string key_of_source(const SourceRef& from) const;
@@ -90,7 +101,7 @@ class Executor {
   std::optional<Outcome> recorded(const Step& step, const KeyInputs& inputs);
   Result<Outcome> record(const Step& step, const KeyInputs& inputs, layers::LayerId layer);
   Result<bool> same_files(const layers::LayerId& a, const layers::LayerId& b);
-  Result<layers::LayerId> add_layer(const Step& step, layers::EntrySource& entries);
+  Result<layers::LayerId> add_layer(const Step& step, layers::EntrySource& entries, const std::vector<int>& followers = {});
   Result<layers::LayerId> add_unseen_layer(const Step& step, layers::EntrySource& entries);
   bool record_is_likely(const Step& step);
 
@@ -102,18 +113,30 @@ class Executor {
   Result<void> add_mount_inputs(const Step& step, const RunStep& run, bool by_content, KeyInputs& inputs);
   Result<void> add_mounts(const Step& step, const RunStep& run, internal::RunMounts& set);
   Result<layers::LayerId> run_command(const Step& step, const RunStep& run);
-  Result<layers::LayerId> copy_files(const Step& step, const CopyStep& copy, Selection& selection);
-
+  // COPY and ADD.
   // A source of the network after its server was asked, before its bytes are here.
   struct RemotePart {
     size_t order = 0;  // index in CopyStep::sources
     std::variant<RemoteFile, GitRevision> found;
   };
-  // executor_add.cc
-  Result<std::vector<RemotePart>> look_up_remotes(const Step& step, const CopyStep& copy);
-  void add_remote_inputs(const CopyStep& copy, const std::vector<RemotePart>& parts, KeyInputs& inputs) const;
+  Result<KeyInputs> copy_inputs(const Step& step, const CopyStep& copy);
+  Result<std::optional<KeyInputs>> inputs_by_definition(const CopyStep& copy, const KeyInputs& inputs);
+  Result<void> record_by_definition(const Step& step, const std::optional<KeyInputs>& inputs, const Outcome& outcome);
+  Result<Selection> select(const Step& step, const CopyStep& copy);
   Result<Outcome> select_and_place(const Step& step, const CopyStep& copy, KeyInputs inputs);
   Result<Outcome> execute_copy(const Step& step, const CopyStep& copy, std::vector<RemotePart>& remotes, Selection& selection, KeyInputs inputs);
+  Result<layers::LayerId> copy_files(const Step& step, const CopyStep& copy, std::vector<RemotePart>& remotes, Selection& selection, bool fresh);
+  Result<Outcome> record_copy(const Step& step, const Selection& selection, KeyInputs inputs, layers::LayerId layer);
+
+  // A COPY on top of a layer that is being written: executor_ahead.cc.
+  std::vector<int> followers(const Step& step, bool fresh);
+  void placed(const Step& step, std::shared_ptr<const layers::Listing> listing, const std::vector<int>& followers);
+  Result<void> wait_for(int step);
+  Result<std::optional<Outcome>> execute_ahead(const Step& step, const CopyStep& copy);
+
+  // What ADD fetches: executor_add.cc.
+  Result<std::vector<RemotePart>> look_up_remotes(const Step& step, const CopyStep& copy);
+  void add_remote_inputs(const CopyStep& copy, const std::vector<RemotePart>& parts, KeyInputs& inputs) const;
   // Adds them to the selection; the files of git sources live as long as the result.
   Result<std::vector<GitCheckout>> fetch_remotes(const Step& step, const CopyStep& copy, std::vector<RemotePart>& parts, Selection& selection);
   static Result<SelectedSource> select_file(const std::string& url, const RemoteFile& file, const std::string& path, const std::vector<std::string>& excludes);
@@ -124,7 +147,14 @@ class Executor {
   RecordBook records_;
   Sandboxes sandboxes_;
   std::atomic<int> commands_ahead_ = 0;  // RUN steps that nobody has begun with
-  mutable Guarded<std::map<int, Outcome>> outcomes_;
+  // By step.
+  struct Known {
+    std::map<int, Outcome> outcomes;
+    std::map<int, std::shared_ptr<const layers::Listing>> placed;  // of layers that are being written
+  };
+  mutable Guarded<Known> known_;
+  std::condition_variable outcome_known_;
+  std::function<void(const Step& step)> can_begin_;
   // By step: who works with what it leaves behind.
   std::vector<bool> files_needed_;  // its files are read or mounted
   std::vector<bool> placed_upon_;   // a COPY or WORKDIR has to know what is there

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <chrono>
 #include <condition_variable>
 #include <deque>
@@ -16,23 +17,32 @@ namespace lamina::builder {
 
 namespace {
 
-struct Completion {
+// What a step's thread tells the graph's owner.
+struct News {
   int step;
-  Result<Outcome> result;
+  std::optional<Result<Outcome>> result;  // none: the step can begin, although its parent is not done
 };
 
 class Scheduler {
  public:
   Scheduler(const Plan& plan, Executor& executor, unsigned parallel, std::stop_source& stop, const SchedulerEvents& events)
-      : plan_(plan), executor_(executor), stop_(stop), events_(events), pool_(parallel, "step") {}
+      : plan_(plan), executor_(executor), stop_(stop), events_(events), pool_(parallel, "step") {
+    executor_.when_step_can_begin([this](const Step& step) { tell({step.id, std::nullopt}); });
+  }
 
   Result<void> run() {
     prepare();
     launch_ready();
     while (running_ > 0) {
-      Completion completion = next_completion();
+      News news = next_news();
+      const Step& step = plan_.steps[static_cast<size_t>(news.step)];
+      if (!news.result) {
+        can_begin_.insert(step.id);
+        launch_early(step);
+        continue;
+      }
       --running_;
-      settle(plan_.steps[static_cast<size_t>(completion.step)], std::move(completion.result));
+      settle(step, *std::move(news.result));
       if (!error_) launch_ready();
     }
     for (const Step& step : plan_.steps) {
@@ -57,42 +67,81 @@ class Scheduler {
 
   void launch_ready() {
     // When nothing else can go on before this step has ended, no thread is needed for it.
-    const bool alone = running_ == 0 && ready_.size() == 1;
+    const bool alone = running_ == 0 && ready_.size() == 1 && !may_be_overtaken(ready_.front());
     for (; !ready_.empty(); ready_.pop_front()) {
       const Step& step = plan_.steps[static_cast<size_t>(ready_.front())];
-      ++running_;
-      events_.started(step);
-      const auto execute = [this, &step, ready = std::chrono::steady_clock::now()] {
-        Result<Outcome> result = execute_traced(step, ready);
-        completed_.lock()->push_back({step.id, std::move(result)});
-        wake_.notify_one();
-      };
+      launch(step);
       if (alone) {
-        execute();
+        execute(step, std::nullopt, std::chrono::steady_clock::now());
       } else {
-        pool_.post(execute);
+        post(step, std::nullopt);
       }
     }
   }
 
-  Result<Outcome> execute_traced(const Step& step, TraceTime ready) {
+  // Whether another step might begin before this one has ended.
+  bool may_be_overtaken(int step) const {
+    const auto is_copy = [this](int id) { return std::holds_alternative<CopyStep>(plan_.steps[static_cast<size_t>(id)].body); };
+    const std::vector<int>& waiters = waiters_[static_cast<size_t>(step)];
+    return is_copy(step) && std::any_of(waiters.begin(), waiters.end(), is_copy);
+  }
+
+  void launch(const Step& step) {
+    ++running_;
+    launched_.insert(step.id);
+    events_.started(step);
+  }
+
+  void post(const Step& step, std::optional<int> running_parent) {
+    pool_.post([this, &step, running_parent, ready = std::chrono::steady_clock::now()] { execute(step, running_parent, ready); });
+  }
+
+  // Before its parent is done, when that is all it waits for. It will wait for its parent while it holds a thread, so
+  // most threads are kept for steps that need not.
+  void launch_early(const Step& step) {
+    const bool only_parent = waits_for_[static_cast<size_t>(step.id)] == 1 && !settled_.contains(step.parent);
+    if (error_ || launched_.contains(step.id) || !only_parent || running_ * 2 > pool_.size()) return;
+    tell_wait(step, step.parent);
+    launch(step);
+    post(step, step.parent);
+  }
+
+  void tell(News news) {
+    news_.lock()->push_back(std::move(news));
+    wake_.notify_one();
+  }
+
+  void execute(const Step& step, std::optional<int> running_parent, TraceTime ready) {
+    Result<Outcome> result = execute_traced(step, running_parent, ready);
+    tell({step.id, std::move(result)});
+  }
+
+  Result<Outcome> execute_traced(const Step& step, std::optional<int> running_parent, TraceTime ready) {
     if (tracing()) trace_lasting("wait", step.title + " waits for a free slot", static_cast<uint64_t>(step.id), ready);
     const TraceSpan span("step", step.title);
-    for (int need : plan_.needs(step)) trace_arrow_to(arrow(need, step.id));
+    for (int need : plan_.needs(step)) {
+      if (need != running_parent) trace_arrow_to(arrow(need, step.id));
+    }
     Result<Outcome> result = executor_.execute(step);
+    // It can begin before its parent ends, but not end.
+    if (running_parent) trace_arrow_to(arrow(*running_parent, step.id));
     for (int waiter : waiters_[static_cast<size_t>(step.id)]) trace_arrow_from(arrow(step.id, waiter));
     return result;
   }
 
+  void tell_wait(const Step& waiter, int need) {
+    if (tracing()) trace_lasting("wait", fmt::format("{} waits for {}", waiter.title, plan_.steps[static_cast<size_t>(need)].title), static_cast<uint64_t>(waiter.id), began_);
+  }
+
   uint64_t arrow(int from, int to) const { return static_cast<uint64_t>(from) * plan_.steps.size() + static_cast<uint64_t>(to); }
 
-  Completion next_completion() {
-    auto completed = completed_.lock();
+  News next_news() {
+    auto news = news_.lock();
     std::optional<TraceSpan> waiting;
-    if (completed->empty()) waiting.emplace("wait", "for a step");
-    completed.wait(wake_, [](const auto& queue) { return !queue.empty(); });
-    Completion first = std::move(completed->front());
-    completed->pop_front();
+    if (news->empty()) waiting.emplace("wait", "for a step");
+    news.wait(wake_, [](const auto& queue) { return !queue.empty(); });
+    News first = std::move(news->front());
+    news->pop_front();
     return first;
   }
 
@@ -111,9 +160,12 @@ class Scheduler {
     executor_.finished(step.id, *result);
     events_.finished(step, *result);
     for (int waiter : waiters_[static_cast<size_t>(step.id)]) {
-      if (--waits_for_[static_cast<size_t>(waiter)] != 0) continue;
+      const Step& waiting = plan_.steps[static_cast<size_t>(waiter)];
+      --waits_for_[static_cast<size_t>(waiter)];
+      if (can_begin_.contains(waiter)) launch_early(waiting);
+      if (waits_for_[static_cast<size_t>(waiter)] != 0 || launched_.contains(waiter)) continue;
       ready_.push_back(waiter);
-      if (tracing()) trace_lasting("wait", fmt::format("{} waits for {}", plan_.steps[static_cast<size_t>(waiter)].title, step.title), static_cast<uint64_t>(waiter), began_);
+      tell_wait(waiting, step.id);
     }
   }
 
@@ -124,11 +176,12 @@ class Scheduler {
   std::vector<size_t> waits_for_;
   std::vector<std::vector<int>> waiters_;
   std::deque<int> ready_;
-  std::set<int> settled_;
+  std::set<int> can_begin_;  // before their parents are done
+  std::set<int> launched_, settled_;
   size_t running_ = 0;
   const TraceTime began_ = std::chrono::steady_clock::now();
   std::optional<Error> error_;
-  Guarded<std::deque<Completion>> completed_;
+  Guarded<std::deque<News>> news_;
   std::condition_variable wake_;
   ThreadPool pool_;  // last: its threads use the members above
 };

@@ -98,6 +98,86 @@ class Sequences(TestCase):
         self.assertEqual(read(rootfs, "x/1"), "x")
 
 
+class Overlapping(TestCase):
+    """COPY steps that are written while the one below them is."""
+
+    def trace_of(self, *args):
+        self.build("--trace=" + self.dir + "/trace", *args)
+        return {e["name"]: (e["ts"], e["ts"] + e["dur"]) for e in step_traces(self.dir + "/trace") if e["ph"] == "X" and e["cat"] == "step"}
+
+    def sparse(self, name, size):
+        self.write(name)
+        os.truncate(os.path.join(self.context, name), size)
+
+    def test_the_second_begins_before_the_first_ends(self):
+        self.sparse("large", 700 << 20)
+        self.write("small", "x\n")
+        for first, second in (("COPY large /d/large", "COPY small /d/small"), ("COPY large /d/large", "COPY --from=s /f /f")):
+            with self.subTest(second=second):
+                self.dockerfile("FROM %s AS s\nRUN echo f > /f\nFROM scratch\n%s\n%s\n" % (busybox(), first, second))
+                spans = self.trace_of("--no-cache", "--jobs", "4", "-t", "two")
+                span = {name: next(s for n, s in spans.items() if n.endswith(name)) for name in (first, second)}
+                self.assertLess(span[second][0], span[first][1])
+                self.assertGreaterEqual(span[second][1], span[first][1])  # its key needs the first one's
+        self.assertEqual(self.ok("build", "-t", "again", self.context).out, self.build("-t", "once", "--jobs", "1").out)
+
+    def test_whose_failure_is_told(self):
+        self.sparse("large", 700 << 20)
+        self.dockerfile("FROM scratch\nCOPY large /d/large\nCOPY missing /d/\nCOPY large /e/\n")
+        self.assertIn("missing was not found", self.fails(1, "build", self.context).err)
+
+    @unittest.skipUnless(USER, "root reads everything")
+    def test_a_failure_below_ends_those_above(self):
+        self.sparse("large", 200 << 20)
+        self.write("secret", "x" * 100000)
+        os.chown(self.context + "/secret", 0, 0)
+        os.chmod(self.context + "/secret", 0o600)
+        self.dockerfile("FROM scratch\nCOPY large secret /d/\nCOPY large /e/\nCOPY large /f/\n")
+        result = self.fails(1, "build", self.context)
+        self.assertIn("secret", result.err)
+
+    def test_a_layer_that_was_recorded_before(self):
+        # The first COPY's files have other times by then: what the second one is put on is the layer of the record.
+        self.write("a/one", "1\n")
+        self.write("b/two", "2\n")
+        ids = set()
+        for jobs in ("1", "4"):
+            self.store = self.dir + "/store" + jobs
+            os.utime(self.context + "/a", (1000, 1000))
+            self.dockerfile("FROM scratch\nCOPY a /x\n")
+            self.build("--jobs", jobs, "-t", "below")
+            os.utime(self.context + "/a", (2000, 2000))
+            # In a Dockerfile of another name no record is expected.
+            self.write("Other", "FROM scratch\nCOPY a /x\nCOPY b /x\nCOPY a/one /x/three\n")
+            self.build("--jobs", jobs, "-t", "above", "-f", self.context + "/Other")
+            ids.add(tuple(layer["digest"] for layer in self.inspect("above")["Manifest"]["layers"]))
+            self.assertEqual(self.inspect("above")["Manifest"]["layers"][0], self.inspect("below")["Manifest"]["layers"][0])
+        self.assertEqual(len(ids), 1)
+
+    def test_random_sequences(self):
+        seed = int(os.environ.get("LAMINA_TEST_SEED", time.time_ns()))
+        r = __import__("random").Random(seed)
+        for name in ("a/one", "a/sub/two", "b/one", "b/sub/three", "c/deep/er/four"):
+            self.write(name, "content of %s\n" % name)
+        os.symlink("sub", self.context + "/a/link")
+        self.write("file", "a file\n")
+        self.write("passwd", "root:x:0:0::/:\nalice:x:0:0::/:\n")
+        sources = ["a", "b", "c", "file", "passwd", "a/sub", "a/link", "b/one", "c/deep", "a b", "*", "--from=s /etc", "--from=s /made", "--from=t /f", "--link a", "--chown=alice file", "--chmod=711 b"]
+        targets = ["/x", "/x/", "/x/sub/", "/x/link/", "/x/one", "/x/one/", "/etc/passwd", "/etc/", "/d/e/f/", "rel/"]
+        for _ in range(12):
+            lines = ["FROM %s AS s" % busybox(), "RUN echo m > /made", "FROM scratch AS t", "COPY file /f", "COPY b /g"]
+            lines += [r.choice(["FROM scratch", "FROM s", "FROM t"])]
+            lines += ["COPY %s %s" % (r.choice(sources), r.choice(targets)) for _ in range(r.randrange(2, 7))]
+            lines += r.choice([[], ["RUN true"], ["WORKDIR /x/y"]]) if lines[5] == "FROM s" else []
+            self.dockerfile("\n".join(lines) + "\n")
+            results = []
+            for jobs in ("1", "4"):
+                self.store = self.dir + "/store" + jobs
+                result = self.call("build", "-q", "--jobs", jobs, "--build-arg", "SOURCE_DATE_EPOCH=1700000000", self.context)
+                results.append((result.code, result.out, result.err))
+            self.assertEqual(results[0], results[1], "seed %d\n%s" % (seed, "\n".join(lines)))
+
+
 class Sources(TestCase):
     def test_a_copy_sees_the_context_as_it_is_when_its_turn_comes(self):
         self.write("f", "old\n")

@@ -1,0 +1,58 @@
+// A COPY whose parent, a COPY too, is still being written. Where the parent's files go is known by then, and nothing else of
+// it decides what goes into this layer: so both are written at the same time. The key, which names the parent's content,
+// is computed when the parent is done. Sources are selected when they are read, never before.
+#include "base/trace.h"
+#include "builder/executor.h"
+
+namespace lamina::builder {
+
+// The steps that can begin as soon as it is known where this one's files go. `fresh`: no record of this step can be there,
+// hence none of a step on top; else only those are meant that have no record to be looked for.
+std::vector<int> Executor::followers(const Step& step, bool fresh) {
+  std::vector<int> out;
+  if (!can_begin_ || env_.pool.size() == 1) return out;  // nothing to gain
+  for (const Step& other : env_.plan.steps) {
+    const auto* copy = std::get_if<CopyStep>(&other.body);
+    // What ADD adds is digested before it is unpacked.
+    if (other.parent != step.id || other.independent || copy == nullptr || copy->is_add) continue;
+    if (fresh || other.no_cache || !records_.knows(other.identity)) out.push_back(other.id);
+  }
+  return out;
+}
+
+void Executor::placed(const Step& step, std::shared_ptr<const layers::Listing> listing, const std::vector<int>& followers) {
+  if (followers.empty()) return;
+  known_.lock()->placed.insert_or_assign(step.id, std::move(listing));
+  for (int follower : followers) can_begin_(env_.plan.steps[static_cast<size_t>(follower)]);
+}
+
+// kCancelled when the build is stopped before the step's outcome is known, as it is when the step fails.
+Result<void> Executor::wait_for(int step) {
+  const std::stop_callback on_stop(env_.stop, [this] {
+    known_.lock();  // whoever has looked at the token is waiting by now
+    outcome_known_.notify_all();
+  });
+  auto known = known_.lock();
+  std::optional<TraceSpan> waiting;
+  if (!known->outcomes.contains(step)) waiting.emplace("wait", "for the step below");
+  known.wait(outcome_known_, [&](const Known& k) { return k.outcomes.contains(step) || env_.stop.stop_requested(); });
+  if (!known->outcomes.contains(step)) return Error(ErrorKind::kCancelled, "interrupted");
+  return {};
+}
+
+// Nothing when the parent did not become what this stood upon: its layer was recorded before.
+Result<std::optional<Outcome>> Executor::execute_ahead(const Step& step, const CopyStep& copy) {
+  ASSIGN_OR_RETURN(Selection selection, select(step, copy));
+  std::vector<RemotePart> no_remotes;  // ADD has them
+  ASSIGN_OR_RETURN(layers::LayerId layer, copy_files(step, copy, no_remotes, selection, !step.no_cache));
+  RETURN_IF_ERROR(wait_for(step.parent));
+  if (!outcome(step.parent)->as_placed) return std::optional<Outcome>();
+  for (const std::string& warning : selection.warnings) env_.warning(warning);
+  ASSIGN_OR_RETURN(KeyInputs inputs, copy_inputs(step, copy));
+  ASSIGN_OR_RETURN(const std::optional<KeyInputs> by_definition, inputs_by_definition(copy, inputs));
+  ASSIGN_OR_RETURN(Outcome outcome, record_copy(step, selection, std::move(inputs), std::move(layer)));
+  RETURN_IF_ERROR(record_by_definition(step, by_definition, outcome));
+  return std::optional(std::move(outcome));
+}
+
+}  // namespace lamina::builder
