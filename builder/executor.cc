@@ -240,13 +240,17 @@ Result<layers::LayerId> Executor::squash_stage(int stage) {
   const ResolvedImage* base = env_.plan.base_of(stage);
   const size_t below = base == nullptr ? 0 : base->layers.size();
   if (all.size() == below) return layers::LayerId{};
-  // One directory a layer: those of the base and our own are told apart by their number.
-  ASSIGN_OR_RETURN(const std::vector<std::string> directories, env_.store.single_snapshots(all, env_.pool, base == nullptr ? nullptr : base->remote.get()));
-  const auto own = directories.begin() + static_cast<ptrdiff_t>(below);
-  ASSIGN_OR_RETURN(const std::shared_ptr<layers::RootfsView> view, layers::RootfsView::open({directories.begin(), own}));
-  ASSIGN_OR_RETURN(layers::EntryList entries, internal::squash({own, directories.end()}, *view));
-  if (entries.empty()) return layers::LayerId{};
-  return env_.store.add_entries(std::move(entries), layers::SealOptions{latest_time(env_.request)}, layers::LayerForm::kTar, &env_.pool);
+  ASSIGN_OR_RETURN(const std::vector<std::string> own, env_.store.snapshots_from(below, all, env_.pool, base == nullptr ? nullptr : base->remote.get()));
+  std::vector<std::string> directories;
+  if (base != nullptr) {
+    ASSIGN_OR_RETURN(directories, env_.store.snapshots(base->layers, env_.pool, base->remote.get()));
+  }
+  ASSIGN_OR_RETURN(const std::shared_ptr<layers::RootfsView> view, layers::RootfsView::open(directories));
+  ASSIGN_OR_RETURN(const std::unique_ptr<layers::EntrySource> entries, internal::squash(own, *view));
+  ASSIGN_OR_RETURN(std::optional<layers::Entry> first, entries->next());
+  if (!first) return layers::LayerId{};
+  layers::ListedEntries squashed({*std::move(first)}, entries.get());
+  return env_.store.add_entries(squashed, layers::SealOptions{latest_time(env_.request)}, layers::LayerForm::kTar, &env_.pool);
 }
 
 Result<layers::LayerId> Executor::add_layer(const Step& step, layers::EntrySource& entries, const std::vector<int>& followers) {

@@ -1,10 +1,9 @@
 #include "builder/internal/squash.h"
 
 #include <map>
-#include <set>
+#include <optional>
 #include <utility>
 
-#include "builder/internal/paths.h"
 #include "layers/snapshot.h"
 
 namespace lamina::builder::internal {
@@ -14,125 +13,154 @@ namespace {
 using layers::Entry;
 using layers::EntryType;
 
-Entry mark(const std::string& path, EntryType type) {
-  Entry entry;
-  entry.path = path;
-  entry.type = type;
-  return entry;
-}
+// One layer, read in the order of paths.
+struct Layer {
+  std::unique_ptr<layers::SnapshotReader> reader;
+  std::optional<Entry> head;  // the next entry
+  bool head_linked = false;   // a file with other names
 
-class Squasher {
+  Result<void> advance() {
+    ASSIGN_OR_RETURN(head, reader->next());
+    head_linked = head && head->type == EntryType::kFile && reader->has_other_names();
+    return {};
+  }
+};
+
+// What a path of the result means for everything below it.
+struct Level {
+  std::string path;
+  size_t first;        // layers before this one do not show below the path
+  bool hides_base;
+};
+
+// All layers are read side by side: of each path the topmost layer counts.
+class Squashed : public layers::EntrySource {
  public:
-  explicit Squasher(const layers::RootfsView& below) : below_(below) {}
+  explicit Squashed(const layers::RootfsView& below) : below_(below) {}
 
-  Result<void> add(const std::string& snapshot) {
-    ASSIGN_OR_RETURN(const std::unique_ptr<layers::SnapshotReader> reader, layers::SnapshotReader::open(snapshot));
-    std::map<std::string, Entry> firsts;  // files of this layer, for the links to them
-    ++layer_;
+  Result<void> open(const std::vector<std::string>& snapshots) {
+    for (const std::string& snapshot : snapshots) {
+      Layer layer;
+      ASSIGN_OR_RETURN(layer.reader, layers::SnapshotReader::open(snapshot));
+      RETURN_IF_ERROR(layer.advance());
+      layers_.push_back(std::move(layer));
+    }
+    return {};
+  }
+
+  Result<std::optional<Entry>> next() override {
+    if (marker_) return std::exchange(marker_, std::nullopt);
     while (true) {
-      ASSIGN_OR_RETURN(std::optional<Entry> entry, reader->next());
-      if (!entry) return {};
-      if (entry->type == EntryType::kFile) firsts[entry->path] = *entry;
-      apply(std::move(*entry), firsts);
+      const Entry* least = nullptr;
+      for (const Layer& layer : layers_) {
+        if (layer.head && (least == nullptr || layers::path_less(layer.head->path, least->path))) least = &*layer.head;
+      }
+      if (least == nullptr) return std::optional<Entry>();
+      ASSIGN_OR_RETURN(std::optional<Entry> entry, merge(std::string(least->path)));
+      if (entry) return entry;
     }
   }
-
-  Result<layers::EntryList> finish() {
-    link_again();
-    layers::EntryList out;
-    for (const std::string& path : removed_) {
-      ASSIGN_OR_RETURN(const auto info, below_.lstat(path));
-      if (info && !covered(path)) entries_[path] = mark(path, EntryType::kWhiteout);
-    }
-    for (auto& [path, entry] : entries_) {
-      const bool opaque = opaque_.contains(path);
-      out.push_back(std::move(entry));
-      if (!opaque) continue;
-      ASSIGN_OR_RETURN(const auto info, below_.lstat(path));
-      if (info && info->type == EntryType::kDirectory && !covered(path)) out.push_back(mark(path, EntryType::kOpaqueWhiteout));
-    }
-    return out;
-  }
+  uint64_t content_bytes() const override { return 0; }
 
  private:
-  void apply(Entry entry, const std::map<std::string, Entry>& firsts) {
+  // What one layer has at a path.
+  struct Found {
+    size_t layer = 0;
+    Entry entry;
+    bool linked = false;
+  };
+  // The names of one file of a layer.
+  struct Links {
+    std::optional<Entry> file;  // under its first name, when that does not show
+    std::string shown;          // the first name that does
+  };
+
+  // What the result has at the path, if anything: takes the path's entries from all layers, bottom first.
+  Result<std::optional<Entry>> merge(const std::string& path) {
+    while (!levels_.empty() && !is_below(path, levels_.back().path)) levels_.pop_back();
+    const bool base_hidden = !levels_.empty() && levels_.back().hides_base;
+    Level level{path, levels_.empty() ? 0 : levels_.back().first, base_hidden};
+    std::optional<Found> top;
+    for (size_t i = 0; i < layers_.size(); ++i) RETURN_IF_ERROR(take(i, level, top));
+    if (!top) return std::optional<Entry>();
+    const EntryType type = top->entry.type;
+    const bool hides = type == EntryType::kWhiteout || (type == EntryType::kDirectory && level.hides_base);
+    levels_.push_back(std::move(level));
+    bool hides_something = false;
+    if (hides && !base_hidden) {
+      ASSIGN_OR_RETURN(const auto info, below_.lstat(path));
+      hides_something = info && (type == EntryType::kWhiteout || info->type == EntryType::kDirectory);
+    }
+    if (type == EntryType::kWhiteout && !hides_something) return std::optional<Entry>();
+    if (type == EntryType::kDirectory && hides_something) {
+      marker_.emplace();
+      marker_->path = path;
+      marker_->type = EntryType::kOpaqueWhiteout;
+    }
+    return std::optional(named(*std::move(top)));
+  }
+
+  Result<void> take(size_t i, Level& level, std::optional<Found>& top) {
+    Layer& layer = layers_[i];
+    while (layer.head && layer.head->path == level.path) {
+      Found found{i, *std::move(layer.head), layer.head_linked};
+      RETURN_IF_ERROR(layer.advance());
+      if (i < level.first) {
+        keep_hidden(std::move(found));
+        continue;
+      }
+      // A directory in the place of something else lets nothing through either.
+      const EntryType type = found.entry.type;
+      if (type != EntryType::kDirectory || (top && top->entry.type != EntryType::kDirectory)) {
+        level.first = i;
+        level.hides_base = true;
+      }
+      if (type == EntryType::kOpaqueWhiteout) continue;  // it follows its directory
+      if (top) keep_hidden(*std::move(top));
+      top = std::move(found);
+    }
+    return {};
+  }
+
+  void keep_hidden(Found found) {
+    if (found.linked) links_[{found.layer, found.entry.path}].file = std::move(found.entry);
+  }
+
+  // Paths that were one file in their layer and still show are one file: the first in the new order.
+  Entry named(Found found) {
+    Entry entry = std::move(found.entry);
+    if (!found.linked && entry.type != EntryType::kHardlink) return entry;
     const std::string path = entry.path;
-    switch (entry.type) {
-      case EntryType::kWhiteout:
-        forget(path, true);
-        removed_.insert(path);
-        return;
-      case EntryType::kOpaqueWhiteout:
-        forget(path, false);
-        opaque_.insert(path);
-        return;
-      case EntryType::kDirectory: {
-        const auto before = entries_.find(path);
-        // In the place of something that is no directory, or was removed: nothing of the layers below shows.
-        const bool replaces = removed_.contains(path) || (before != entries_.end() && before->second.type != EntryType::kDirectory);
-        if (replaces) {
-          forget(path, true);
-          opaque_.insert(path);
-        }
-        break;
-      }
-      case EntryType::kHardlink: {
-        const std::string first = entry.link_target;
-        entry = firsts.at(first);
-        entry.path = path;
-        forget(path, true);
-        groups_[path] = {layer_, first};
-        groups_[first] = {layer_, first};
-        break;
-      }
-      default: forget(path, true);
+    Links& links = links_[{found.layer, found.linked ? path : entry.link_target}];
+    if (!links.shown.empty()) {
+      entry.become_hard_link(links.shown);
+      return entry;
     }
-    entries_[path] = std::move(entry);
+    links.shown = path;
+    if (!links.file) return entry;
+    entry = *std::move(links.file);
+    links.file.reset();
+    entry.path = path;
+    return entry;
   }
 
-  // Everything below a path, and itself if asked.
-  void forget(const std::string& path, bool itself) {
-    const std::string prefix = path + "/";
-    const auto inside = [&](const std::string& p) { return (itself && p == path) || path.empty() || p.compare(0, prefix.size(), prefix) == 0; };
-    std::erase_if(entries_, [&](const auto& item) { return inside(item.first); });
-    std::erase_if(groups_, [&](const auto& item) { return inside(item.first); });
-    std::erase_if(removed_, inside);
-    std::erase_if(opaque_, inside);
-  }
-
-  // Whether something above the path hides what is below the new layer there.
-  bool covered(const std::string& path) const {
-    for (std::string at = parent_of(path); !at.empty(); at = parent_of(at)) {
-      const auto it = entries_.find(at);
-      if (opaque_.contains(at) || (it != entries_.end() && it->second.type != EntryType::kDirectory)) return true;
-    }
-    return false;
-  }
-
-  // Paths that were one file in their layer and are still there: the first in the new order is the file.
-  void link_again() {
-    std::map<std::pair<int, std::string>, std::string> first;
-    for (auto& [path, entry] : entries_) {
-      const auto group = groups_.find(path);
-      if (group == groups_.end()) continue;
-      const auto [it, inserted] = first.emplace(group->second, path);
-      if (!inserted) entry.become_hard_link(it->second);
-    }
+  static bool is_below(const std::string& path, const std::string& directory) {
+    return path.size() > directory.size() && path[directory.size()] == '/' && path.compare(0, directory.size(), directory) == 0;
   }
 
   const layers::RootfsView& below_;
-  int layer_ = 0;
-  std::map<std::string, Entry, PathLess> entries_;
-  std::map<std::string, std::pair<int, std::string>> groups_;  // path → layer and first path of its hard links
-  std::set<std::string> removed_, opaque_;
+  std::vector<Layer> layers_;  // bottom first
+  std::vector<Level> levels_;  // on the way to the path that was merged last
+  std::map<std::pair<size_t, std::string>, Links> links_;  // by layer and the first name in it
+  std::optional<Entry> marker_;
 };
 
 }  // namespace
 
-Result<layers::EntryList> squash(const std::vector<std::string>& snapshots, const layers::RootfsView& below) {
-  Squasher squasher(below);
-  for (const std::string& snapshot : snapshots) RETURN_IF_ERROR(squasher.add(snapshot));
-  return squasher.finish();
+Result<std::unique_ptr<layers::EntrySource>> squash(const std::vector<std::string>& snapshots, const layers::RootfsView& below) {
+  auto squashed = std::make_unique<Squashed>(below);
+  RETURN_IF_ERROR(squashed->open(snapshots));
+  return std::unique_ptr<layers::EntrySource>(std::move(squashed));
 }
 
 }  // namespace lamina::builder::internal

@@ -77,6 +77,8 @@ class SnapshotReader {
   ~SnapshotReader();
   // The next entry, or nothing at the end; its content can be opened through the entry.
   Result<std::optional<Entry>> next();
+  // Whether the file that came last may come again under other names.
+  bool has_other_names() const;
 
  private:
   struct Impl;

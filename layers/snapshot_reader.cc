@@ -24,6 +24,7 @@ namespace {
 class SnapshotFiles : public FileOpener {
  public:
   explicit SnapshotFiles(UniqueFd root) : root_(std::move(root)), stack_(root_.get()) {}
+  int root() const { return root_.get(); }
 
   Result<UniqueFd> open_file(const std::string& path) const override {
     const std::lock_guard lock(mutex_);
@@ -51,21 +52,21 @@ struct Frame {
 }  // namespace
 
 struct SnapshotReader::Impl {
-  explicit Impl(UniqueFd fd) : root(std::move(fd)), stack(root.get()) {}
+  explicit Impl(UniqueFd root) : files(std::make_shared<const SnapshotFiles>(std::move(root))), stack(files->root()) {}
 
   Result<std::optional<Entry>> next();
   Result<void> push(const std::string& path);
   // Nothing for what no layer can hold.
   Result<std::optional<Entry>> read_member(const Frame& frame, const std::string& name);
 
-  const UniqueFd root;
+  const std::shared_ptr<const SnapshotFiles> files;
   DirectoryStack stack;
-  std::shared_ptr<const SnapshotFiles> files;
   std::vector<Frame> frames;
   std::vector<std::string> left_out;  // sorted by path_less
   std::map<std::pair<uint64_t, uint64_t>, std::string> first_links;
   bool include_root = false;
   bool started = false;
+  bool linked = false;  // the last file
 };
 
 Result<void> SnapshotReader::Impl::push(const std::string& path) {
@@ -109,7 +110,8 @@ Result<std::optional<Entry>> SnapshotReader::Impl::read_member(const Frame& fram
     if (size < 0) return system_error(errno, "readlinkat", entry.path);
     entry.link_target.resize(static_cast<size_t>(size));
   }
-  if (*type == EntryType::kFile && st.st_nlink > 1) {
+  linked = *type == EntryType::kFile && st.st_nlink > 1;
+  if (linked) {
     const auto [it, is_first] = first_links.try_emplace({st.st_dev, st.st_ino}, entry.path);
     if (!is_first) {
       entry.type = EntryType::kHardlink;
@@ -132,10 +134,10 @@ Result<std::optional<Entry>> SnapshotReader::Impl::next() {
     RETURN_IF_ERROR(push(""));
     if (include_root) {
       struct stat st {};
-      if (::fstat(root.get(), &st) != 0) return system_error(errno, "fstat");
+      if (::fstat(files->root(), &st) != 0) return system_error(errno, "fstat");
       Entry entry;
       set_metadata(entry, EntryType::kDirectory, st);
-      ASSIGN_OR_RETURN(entry.xattrs, read_layer_xattrs(root.get(), ".", EntryType::kDirectory));
+      ASSIGN_OR_RETURN(entry.xattrs, read_layer_xattrs(files->root(), ".", EntryType::kDirectory));
       return std::optional<Entry>(std::move(entry));
     }
   }
@@ -167,10 +169,7 @@ SnapshotReader::~SnapshotReader() = default;
 
 Result<std::unique_ptr<SnapshotReader>> SnapshotReader::open(const std::string& directory, bool include_root) {
   ASSIGN_OR_RETURN(UniqueFd root, open_directory(AT_FDCWD, directory));
-  UniqueFd again(::fcntl(root.get(), F_DUPFD_CLOEXEC, 0));
-  if (!again) return system_error(errno, "fcntl", directory);
   auto impl = std::make_unique<Impl>(std::move(root));
-  impl->files = std::make_shared<const SnapshotFiles>(std::move(again));
   impl->include_root = include_root;
   return std::unique_ptr<SnapshotReader>(new SnapshotReader(std::move(impl)));
 }
@@ -185,6 +184,8 @@ Result<std::optional<Entry>> SnapshotReader::next() {
   if (!entry) return std::move(entry).error().with_context("reading a snapshot");
   return entry;
 }
+
+bool SnapshotReader::has_other_names() const { return impl_->linked; }
 
 Result<bool> snapshot_is_empty(const std::string& directory) {
   ASSIGN_OR_RETURN(const UniqueFd root, open_directory(AT_FDCWD, directory));

@@ -168,9 +168,9 @@ class Store : public oci::BlobSource, public oci::BlobSink {
   // snapshot, in which files are hard links.
   Result<std::vector<std::string>> snapshots(std::span<const LayerId> stack, ThreadPool& pool,
                                              oci::BlobSource* remote);
-  // The same with one snapshot for each layer, however deep the stack is: not for mounting.
-  Result<std::vector<std::string>> single_snapshots(std::span<const LayerId> stack, ThreadPool& pool,
-                                                    oci::BlobSource* remote);
+  // The same of the layers from `begin` on, which share snapshots with none before them; so few that each can be held open.
+  Result<std::vector<std::string>> snapshots_from(size_t begin, std::span<const LayerId> stack, ThreadPool& pool,
+                                                  oci::BlobSource* remote);
   Result<oci::DiffId> diff_id(const LayerId& id);
   // The uncompressed tar as a stream, from whichever form exists; `remote` as above.
   Result<std::unique_ptr<ByteSource>> open_tar(const LayerId& id, oci::BlobSource* remote);

@@ -182,18 +182,24 @@ Result<std::string> Store::Impl::unpack(std::span<const LayerId> stack, size_t a
 }
 
 Result<std::vector<std::string>> Store::snapshots(std::span<const LayerId> stack, ThreadPool& pool, oci::BlobSource* remote) {
-  ASSIGN_OR_RETURN(std::vector<std::string> made, single_snapshots(stack, pool, remote));
-  return impl_->shallow(stack, std::move(made));
+  ASSIGN_OR_RETURN(std::vector<std::string> made, impl_->single_snapshots(stack, pool, remote));
+  return impl_->shallow(stack, std::move(made), Impl::kMountedLayers);
 }
 
-Result<std::vector<std::string>> Store::single_snapshots(std::span<const LayerId> stack, ThreadPool& pool, oci::BlobSource* remote) {
+Result<std::vector<std::string>> Store::snapshots_from(size_t begin, std::span<const LayerId> stack, ThreadPool& pool, oci::BlobSource* remote) {
+  ASSIGN_OR_RETURN(std::vector<std::string> made, impl_->single_snapshots(stack, pool, remote));
+  made.erase(made.begin(), made.begin() + static_cast<ptrdiff_t>(begin));
+  return impl_->shallow(stack.subspan(begin), std::move(made), Impl::kBlockLayers);
+}
+
+Result<std::vector<std::string>> Store::Impl::single_snapshots(std::span<const LayerId> stack, ThreadPool& pool, oci::BlobSource* remote) {
   std::vector<std::string> made(stack.size());
   std::vector<std::shared_future<Result<std::string>>> futures(stack.size());
   const std::vector<LayerId> ids(stack.begin(), stack.end());
   bool complete = true;
   for (size_t i = 0; i < ids.size(); ++i) {
-    if (!impl_->with_snapshot.lock()->contains(ids[i])) RETURN_IF_ERROR(impl_->meta(ids[i]));  // after a reboot it is verified first
-    made[i] = impl_->find_snapshot(ids, i);
+    if (!with_snapshot.lock()->contains(ids[i])) RETURN_IF_ERROR(meta(ids[i]));  // after a reboot it is verified first
+    made[i] = find_snapshot(ids, i);
     complete = complete && !made[i].empty();
   }
   if (complete) return made;
@@ -219,9 +225,9 @@ Result<std::vector<std::string>> Store::single_snapshots(std::span<const LayerId
       for (size_t j = 0; j < i; ++j) {
         if (ids[j] == ids[i] && futures[j].valid()) futures[j].wait();
       }
-      auto place = impl_->unpack(ids, i, below, remote);
+      auto place = unpack(ids, i, below, remote);
       if (place) return place;
-      const auto known = impl_->meta(ids[i]);
+      const auto known = meta(ids[i]);
       const bool pulled = known && !known->blobs.empty();
       return std::move(place).error().with_context(pulled ? "unpacking the blob " + known->blobs.front().descriptor.digest.text() : "unpacking a layer");
     }).share();

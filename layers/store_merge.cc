@@ -17,10 +17,6 @@
 namespace lamina::layers {
 namespace {
 
-constexpr size_t kBlockLayers = 64;
-// Stacks up to this stay as they are: hardly an image is deeper, and merging costs a pass over the files.
-constexpr size_t kShallow = 2 * kBlockLayers;
-
 Result<UniqueFd> open_child(int dir_fd, const std::string& name) { return open_at(dir_fd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW); }
 
 // What overlay shows of a merged directory are the attributes of its topmost part.
@@ -105,8 +101,8 @@ Result<std::string> Store::Impl::block_of(std::span<const LayerId> layers, std::
   return place;
 }
 
-Result<std::vector<std::string>> Store::Impl::shallow(std::span<const LayerId> stack, std::vector<std::string> snapshots) {
-  if (stack.size() <= kShallow) return snapshots;
+Result<std::vector<std::string>> Store::Impl::shallow(std::span<const LayerId> stack, std::vector<std::string> snapshots, size_t deepest) {
+  if (stack.size() <= deepest) return snapshots;
   std::vector<std::string> fewer;
   size_t at = 0;
   for (; at + kBlockLayers <= stack.size(); at += kBlockLayers) {

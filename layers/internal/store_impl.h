@@ -113,10 +113,15 @@ struct Store::Impl {
   Result<void> drop_layer(const LayerId& id);
 
   // --- forms (store_forms.cc) ---
+  static constexpr size_t kBlockLayers = 64;  // that share a snapshot
+  // Stacks up to this are mounted as they are: hardly an image is deeper, and merging costs a pass over the files.
+  static constexpr size_t kMountedLayers = 2 * kBlockLayers;
   // The snapshot of stack[at] in this stack, if it was made; "" when not.
   std::string find_snapshot(std::span<const LayerId> stack, size_t at);
-  // A stack of fewer snapshots that shows the same files (store_merge.cc).
-  Result<std::vector<std::string>> shallow(std::span<const LayerId> stack, std::vector<std::string> snapshots);
+  // Of all layers, made where they are missing.
+  Result<std::vector<std::string>> single_snapshots(std::span<const LayerId> stack, ThreadPool& pool, oci::BlobSource* remote);
+  // A stack of fewer snapshots that shows the same files (store_merge.cc); stacks of up to `deepest` layers stay as they are.
+  Result<std::vector<std::string>> shallow(std::span<const LayerId> stack, std::vector<std::string> snapshots, size_t deepest);
   Result<std::string> block_of(std::span<const LayerId> layers, std::span<const std::string> snapshots);
   // Unpacks a layer's tar into an empty directory, and compares its bytes with the DiffId.
   struct Unpacked {

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <map>
 #include <random>
 
@@ -39,8 +40,22 @@ class Stack {
   std::vector<TempDir> kept_;
 };
 
-// path → what is there, of everything in a view.
-void describe(const layers::RootfsView& view, const std::string& path, std::map<std::string, std::string>& out) {
+layers::EntryList squashed_list(const std::vector<std::string>& snapshots, const layers::RootfsView& below) {
+  const auto source = internal::squash(snapshots, below);
+  REQUIRE(source);
+  layers::EntryList out;
+  while (true) {
+    auto entry = (*source)->next();
+    REQUIRE(entry);
+    if (!*entry) return out;
+    out.push_back(**std::move(entry));
+  }
+}
+
+using Inode = std::pair<uint64_t, uint64_t>;
+
+// path → what is there, of everything in a view; of one file with several names the first.
+void describe(const layers::RootfsView& view, const std::string& path, std::map<std::string, std::string>& out, std::map<Inode, std::string>& firsts) {
   const auto list = view.list(path);
   REQUIRE(list);
   for (const auto& item : *list) {
@@ -50,8 +65,9 @@ void describe(const layers::RootfsView& view, const std::string& path, std::map<
     REQUIRE(*info);
     std::string text = std::to_string(static_cast<int>((*info)->type)) + " " + std::to_string((*info)->mode);
     if ((*info)->type == EntryType::kFile) text += " " + **view.read_text(child);
+    if ((*info)->type == EntryType::kFile) text += " " + firsts.emplace(Inode((*info)->device, (*info)->inode), child).first->second;
     out[child] = text;
-    if ((*info)->type == EntryType::kDirectory) describe(view, child, out);
+    if ((*info)->type == EntryType::kDirectory) describe(view, child, out, firsts);
   }
 }
 
@@ -59,7 +75,8 @@ std::map<std::string, std::string> contents(const std::vector<std::string>& dire
   const auto view = layers::RootfsView::open(directories);
   REQUIRE(view);
   std::map<std::string, std::string> out;
-  describe(**view, "", out);
+  std::map<Inode, std::string> firsts;
+  describe(**view, "", out, firsts);
   return out;
 }
 
@@ -85,7 +102,12 @@ layers::EntryList random_layer(std::mt19937& random, const std::vector<std::stri
       const std::string path = top + "/" + name;
       const int inner = pick(4);
       if (inner == 0 && !opaque && exists(path)) out.push_back(make_entry(path, EntryType::kWhiteout));
-      if (inner == 1) out.push_back(make_entry(path, EntryType::kFile, path + std::to_string(number)));
+      const auto file = std::find_if(out.begin(), out.end(), [](const Entry& e) { return e.type == EntryType::kFile; });
+      if (inner == 1 && file != out.end() && pick(2) == 0) {
+        out.push_back(make_entry(path, EntryType::kHardlink, file->path));
+      } else if (inner == 1) {
+        out.push_back(make_entry(path, EntryType::kFile, path + std::to_string(number)));
+      }
       if (inner == 2 && (opaque || !exists(path) || is_dir(path))) {
         out.push_back(make_entry(path, EntryType::kDirectory));
         if (pick(2) == 0) out.push_back(make_entry(path + "/deep", EntryType::kFile, "deep " + std::to_string(number)));
@@ -107,17 +129,16 @@ TEST_CASE("one layer does what several did, on any base") {
     const std::vector<std::string> below(stack.directories.begin(), stack.directories.begin() + static_cast<ptrdiff_t>(base));
     const auto view = layers::RootfsView::open(below);
     REQUIRE(view);
-    const auto squashed = internal::squash({stack.directories.begin() + static_cast<ptrdiff_t>(base), stack.directories.end()}, **view);
-    REQUIRE(squashed);
-    CHECK(std::is_sorted(squashed->begin(), squashed->end(), [](const Entry& a, const Entry& b) { return layers::path_less(a.path, b.path); }));
-    for (const Entry& e : *squashed) {
+    const auto squashed = squashed_list({stack.directories.begin() + static_cast<ptrdiff_t>(base), stack.directories.end()}, **view);
+    CHECK(std::is_sorted(squashed.begin(), squashed.end(), [](const Entry& a, const Entry& b) { return layers::path_less(a.path, b.path); }));
+    for (const Entry& e : squashed) {
       if (e.type != EntryType::kWhiteout) continue;
       const auto hidden = (*view)->lstat(e.path);
       CHECK(hidden);
       CHECK(hidden->has_value());  // nothing else needs a whiteout
     }
     Stack result;
-    REQUIRE(result.add(*squashed));
+    REQUIRE(result.add(squashed));
     std::vector<std::string> together = below;
     together.push_back(result.directories.front());
     CHECK(contents(together) == contents(stack.directories));
@@ -130,16 +151,15 @@ TEST_CASE("hard links that are left stay together when the first name goes") {
   REQUIRE(stack.add({make_entry("a", EntryType::kFile, "bytes"), second, third}));
   REQUIRE(stack.add({make_entry("a", EntryType::kWhiteout), make_entry("b", EntryType::kFile, "other")}));
   const auto nothing = layers::RootfsView::open({});
-  const auto squashed = internal::squash(stack.directories, **nothing);
-  REQUIRE(squashed);
-  REQUIRE(squashed->size() == 3);
-  CHECK((*squashed)[0].path == "b");
-  CHECK((*squashed)[1].path == "m");
-  CHECK((*squashed)[1].type == EntryType::kFile);
-  CHECK((*squashed)[1].size == 5);
-  CHECK((*squashed)[2].type == EntryType::kHardlink);
-  CHECK((*squashed)[2].link_target == "m");
+  const auto squashed = squashed_list(stack.directories, **nothing);
+  REQUIRE(squashed.size() == 3);
+  CHECK((squashed)[0].path == "b");
+  CHECK((squashed)[1].path == "m");
+  CHECK((squashed)[1].type == EntryType::kFile);
+  CHECK((squashed)[1].size == 5);
+  CHECK((squashed)[2].type == EntryType::kHardlink);
+  CHECK((squashed)[2].link_target == "m");
   Stack result;
-  REQUIRE(result.add(*squashed));
+  REQUIRE(result.add(squashed));
   CHECK(contents(result.directories).at("z").find("bytes") != std::string::npos);
 }
