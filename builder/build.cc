@@ -226,7 +226,7 @@ Result<void> Build::execute(const Plan& plan, Executor& executor, BuildResult& r
     events_.finished(vertex_of_step(step), error.kind() == ErrorKind::kCancelled ? VertexStatus::kCancelled : VertexStatus::kFailed, error.message());
   };
   events.cancelled = [&](const Step& step) { events_.finished(vertex_of_step(step), VertexStatus::kCancelled); };
-  return run_plan(plan, executor, kParallelSteps, stop_, events);
+  return run_plan(plan, executor, {kParallelSteps, pool_.size() - 1}, stop_, events);
 }
 
 // Several platforms, or one and BUILDKIT_MULTI_PLATFORM=1, make an index.

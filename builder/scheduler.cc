@@ -25,9 +25,9 @@ struct News {
 
 class Scheduler {
  public:
-  Scheduler(const Plan& plan, Executor& executor, unsigned parallel, std::stop_source& stop, const SchedulerEvents& events)
-      : plan_(plan), executor_(executor), stop_(stop), events_(events), pool_(parallel, "step") {
-    executor_.when_step_can_begin([this](const Step& step) { tell({step.id, std::nullopt}); });
+  Scheduler(const Plan& plan, Executor& executor, Parallelism parallelism, std::stop_source& stop, const SchedulerEvents& events)
+      : plan_(plan), executor_(executor), stop_(stop), events_(events), max_early_(parallelism.early_steps), pool_(parallelism.steps, "step") {
+    if (max_early_ > 0) executor_.when_step_can_begin([this](const Step& step) { tell({step.id, std::nullopt}); });
   }
 
   Result<void> run() {
@@ -43,7 +43,10 @@ class Scheduler {
       }
       --running_;
       settle(step, *std::move(news.result));
-      if (!error_) launch_ready();
+      if (error_) continue;
+      launch_ready();
+      for (int id : can_begin_) launch_early(plan_.steps[static_cast<size_t>(id)]);
+      std::erase_if(can_begin_, [this](int id) { return launched_.contains(id); });
     }
     for (const Step& step : plan_.steps) {
       if (!settled_.contains(step.id)) events_.cancelled(step);
@@ -83,7 +86,7 @@ class Scheduler {
   bool may_be_overtaken(int step) const {
     const auto is_copy = [this](int id) { return std::holds_alternative<CopyStep>(plan_.steps[static_cast<size_t>(id)].body); };
     const std::vector<int>& waiters = waiters_[static_cast<size_t>(step)];
-    return is_copy(step) && std::any_of(waiters.begin(), waiters.end(), is_copy);
+    return max_early_ > 0 && is_copy(step) && std::any_of(waiters.begin(), waiters.end(), is_copy);
   }
 
   void launch(const Step& step) {
@@ -96,11 +99,12 @@ class Scheduler {
     pool_.post([this, &step, running_parent, ready = std::chrono::steady_clock::now()] { execute(step, running_parent, ready); });
   }
 
-  // Before its parent is done, when that is all it waits for. It will wait for its parent while it holds a thread, so
-  // most threads are kept for steps that need not.
+  // Before its parent is done, when that is all it waits for. More than the processors can do gains nothing: they wait for
+  // their parents while they hold threads and memory.
   void launch_early(const Step& step) {
     const bool only_parent = waits_for_[static_cast<size_t>(step.id)] == 1 && !settled_.contains(step.parent);
-    if (error_ || launched_.contains(step.id) || !only_parent || running_ * 2 > pool_.size()) return;
+    if (error_ || launched_.contains(step.id) || !only_parent || early_.size() == max_early_) return;
+    early_.insert(step.id);
     tell_wait(step, step.parent);
     launch(step);
     post(step, step.parent);
@@ -147,6 +151,7 @@ class Scheduler {
 
   void settle(const Step& step, Result<Outcome> result) {
     settled_.insert(step.id);
+    early_.erase(step.id);
     if (!result) {
       if (error_) {
         events_.cancelled(step);  // stopped because of the first failure
@@ -162,7 +167,6 @@ class Scheduler {
     for (int waiter : waiters_[static_cast<size_t>(step.id)]) {
       const Step& waiting = plan_.steps[static_cast<size_t>(waiter)];
       --waits_for_[static_cast<size_t>(waiter)];
-      if (can_begin_.contains(waiter)) launch_early(waiting);
       if (waits_for_[static_cast<size_t>(waiter)] != 0 || launched_.contains(waiter)) continue;
       ready_.push_back(waiter);
       tell_wait(waiting, step.id);
@@ -176,7 +180,9 @@ class Scheduler {
   std::vector<size_t> waits_for_;
   std::vector<std::vector<int>> waiters_;
   std::deque<int> ready_;
+  const size_t max_early_;
   std::set<int> can_begin_;  // before their parents are done
+  std::set<int> early_;      // those of them that run
   std::set<int> launched_, settled_;
   size_t running_ = 0;
   const TraceTime began_ = std::chrono::steady_clock::now();
@@ -188,8 +194,8 @@ class Scheduler {
 
 }  // namespace
 
-Result<void> run_plan(const Plan& plan, Executor& executor, unsigned parallel, std::stop_source& stop_others, const SchedulerEvents& events) {
-  return Scheduler(plan, executor, parallel, stop_others, events).run();
+Result<void> run_plan(const Plan& plan, Executor& executor, Parallelism parallelism, std::stop_source& stop_others, const SchedulerEvents& events) {
+  return Scheduler(plan, executor, parallelism, stop_others, events).run();
 }
 
 }  // namespace lamina::builder
