@@ -278,14 +278,18 @@ Result<layers::LayerId> Executor::add_layer(const Step& step, layers::EntrySourc
 
 Result<layers::LayerId> Executor::add_unseen_layer(const Step& step, layers::EntrySource& entries) {
   const layers::SealOptions options{latest_time(env_.request)};
-  // Compressed later, it would be read and written once more. Not for what ends up in another layer or image.
-  const bool in_one_pass = env_.compression && env_.compression->type != oci::Compression::kNone && !env_.compression->indexed;
-  const bool compressed = in_one_pass && !env_.request.squash && in_target(step);
-  if (!compressed) return env_.store.add_entries(entries, options, layers::LayerForm::kTar, &env_.pool);
+  if (!compressed_at_once(step)) return env_.store.add_entries(entries, options, layers::LayerForm::kTar, &env_.pool);
   std::unique_ptr<registry::GrowingBlob> growing = env_.early_push == nullptr ? nullptr : env_.early_push->begin();
   ASSIGN_OR_RETURN(layers::LayerId layer, env_.store.add_entries_compressed(entries, options, *env_.compression, growing.get(), env_.pool));
   if (growing) env_.early_push->made(layer, std::move(growing));
   return layer;
+}
+
+// Compressed later, it would be read and written once more. Not for what a step sees as files, or ends up in another layer
+// or image.
+bool Executor::compressed_at_once(const Step& step) const {
+  const bool in_one_pass = env_.compression && env_.compression->type != oci::Compression::kNone && !env_.compression->indexed;
+  return in_one_pass && !env_.request.squash && !files_needed_[static_cast<size_t>(step.id)] && in_target(step);
 }
 
 bool Executor::in_target(const Step& step) const {

@@ -96,6 +96,7 @@ class Executor {
   Result<std::shared_ptr<const SourceTree>> tree_of(const SourceRef& from, int stage);
   void find_uses();
   bool in_target(const Step& step) const;
+  bool compressed_at_once(const Step& step) const;
 
   KeyInputs common_inputs(const Step& step, const char* instruction) const;
   std::optional<Outcome> recorded(const Step& step, const KeyInputs& inputs);

@@ -10,7 +10,7 @@ namespace lamina::builder {
 // hence none of a step on top; else only those are meant that have no record to be looked for.
 std::vector<int> Executor::followers(const Step& step, bool fresh) {
   std::vector<int> out;
-  if (!can_begin_) return out;
+  if (!can_begin_ || compressed_at_once(step)) return out;  // compressing takes all threads, and memory for each
   for (const Step& other : env_.plan.steps) {
     const auto* copy = std::get_if<CopyStep>(&other.body);
     // What ADD adds is digested before it is unpacked.
