@@ -8,21 +8,16 @@
 #include "base/files.h"
 #include "base/text.h"
 #include "builder/copy.h"
+#include "builder/internal/paths.h"
 
 namespace lamina::builder::internal {
 
 namespace {
 
-std::string child_of(const std::string& directory, const std::string& name) { return directory.empty() ? name : directory + "/" + name; }
-
 std::string_view base_name(std::string_view path) { return path.substr(path.rfind('/') == std::string_view::npos ? 0 : path.rfind('/') + 1); }
 
 // Relative to the root, ".." stops there.
 std::string in_context(const std::string& source) { return clean_path("/" + source).substr(1); }
-
-bool is_below(const std::string& path, const std::string& directory) {
-  return directory.empty() || (path.starts_with(directory) && path.size() > directory.size() && path[directory.size()] == '/');
-}
 
 // Go's path.Match by components.
 void expand(const SourceTree& tree, const std::vector<std::string>& parts, size_t at, const std::string& here, std::vector<std::string>& out) {
@@ -143,7 +138,7 @@ void ContextChecks::check_secrets(const parser::ContextCopy& copy, const parser:
       continue;
     }
     for (const std::string& secret : secrets_) {
-      if (is_below(secret, path) && !excludes->ignored(path.empty() ? secret : secret.substr(path.size() + 1))) secrets.push_back(secret);
+      if ((path.empty() || is_below(secret, path)) && !excludes->ignored(path.empty() ? secret : secret.substr(path.size() + 1))) secrets.push_back(secret);
     }
   }
   if (secrets.empty()) return;

@@ -247,11 +247,9 @@ class PlacedEntries : public layers::EntrySource {
     size_t feed;
   };
 
-  static bool holds(const std::string& directory, const std::string& path) { return path.size() > directory.size() && path.starts_with(directory) && path[directory.size()] == '/'; }
-
   void enter(const std::string& path) {
-    while (!directories_.empty() && !holds(directories_.back().path, path)) directories_.pop_back();
-    while (!replaced_.empty() && !holds(replaced_.back().path, path)) replaced_.pop_back();
+    while (!directories_.empty() && !internal::is_below(path, directories_.back().path)) directories_.pop_back();
+    while (!replaced_.empty() && !internal::is_below(path, replaced_.back().path)) replaced_.pop_back();
     looked_ = false;
     exists_below_ = false;
     found_.reset();

@@ -45,14 +45,24 @@ Executor::Below Executor::below(const std::vector<int>& chain, int end, int stag
       if (!it->second.record.layer.empty()) out.stack.push_back(it->second.record.layer);
     } else if (const auto placed = known->placed.find(*id); placed != known->placed.end()) {
       out.placed.push_back(placed->second);
+    } else {
+      out.unknown = true;
     }
   }
   return out;
 }
 
-std::vector<layers::LayerId> Executor::layers_of_stage(int stage) const { return below(env_.plan.chain(stage), -1, stage).stack; }
+// Layers that are left out silently would make a wrong image.
+Result<std::vector<layers::LayerId>> Executor::finished_layers(Below below) {
+  if (below.unknown || !below.placed.empty()) return Error(ErrorKind::kInternal, "a step begins before what it reads is there");
+  return std::move(below.stack);
+}
 
-std::vector<layers::LayerId> Executor::layers_below(const Step& step) const { return below(env_.plan.chain(step.stage), step.id, step.stage).stack; }
+Result<std::vector<layers::LayerId>> Executor::layers_of_stage(int stage) const { return finished_layers(below(env_.plan.chain(stage), -1, stage)); }
+
+Result<std::vector<layers::LayerId>> Executor::layers_below(const Step& step) const {
+  return finished_layers(below(env_.plan.chain(step.stage), step.id, step.stage));
+}
 
 namespace {
 std::string key_of_image(const ResolvedImage* image) {
@@ -94,7 +104,10 @@ Result<std::vector<std::string>> Executor::snapshots(const std::vector<layers::L
 }
 
 Result<std::vector<std::string>> Executor::snapshots_of_source(const SourceRef& from, int) {
-  if (from.kind == SourceRef::Kind::kStage) return snapshots(layers_of_stage(from.stage), from.stage);
+  if (from.kind == SourceRef::Kind::kStage) {
+    ASSIGN_OR_RETURN(const std::vector<layers::LayerId> stack, layers_of_stage(from.stage));
+    return snapshots(stack, from.stage);
+  }
   if (from.kind == SourceRef::Kind::kImage) {
     const ResolvedImage& image = env_.plan.images[static_cast<size_t>(from.image)];
     return env_.store.snapshots(image.layers, env_.pool, image.remote.get());
@@ -103,7 +116,8 @@ Result<std::vector<std::string>> Executor::snapshots_of_source(const SourceRef& 
 }
 
 Result<std::shared_ptr<layers::RootfsView>> Executor::view_below(const Step& step) {
-  auto [stack, listings] = below(env_.plan.chain(step.stage), step.id, step.stage);
+  auto [stack, listings, unknown] = below(env_.plan.chain(step.stage), step.id, step.stage);
+  if (unknown) return Error(ErrorKind::kInternal, "a step begins before what it stands on is known");
   const ResolvedImage* base = env_.plan.base_of(step.stage);
   const size_t own = base == nullptr ? 0 : base->layers.size();
   // Where the files are needed later there are snapshots of them, or will be.
@@ -143,7 +157,8 @@ ReadText Executor::reader_below(const Step& step, std::shared_ptr<layers::Rootfs
     auto text = view->read_text(path);
     if (text || text.error().kind() != ErrorKind::kUnavailable) return text;
     if (step.parent >= 0) RETURN_IF_ERROR(wait_for(step.parent));
-    ASSIGN_OR_RETURN(const std::vector<std::string> directories, snapshots(layers_below(step), step.stage));
+    ASSIGN_OR_RETURN(const std::vector<layers::LayerId> stack, layers_below(step));
+    ASSIGN_OR_RETURN(const std::vector<std::string> directories, snapshots(stack, step.stage));
     ASSIGN_OR_RETURN(const std::shared_ptr<layers::RootfsView> files, layers::RootfsView::open(directories));
     return files->read_text(path);
   };
@@ -236,11 +251,11 @@ Result<bool> Executor::same_files(const layers::LayerId& a, const layers::LayerI
 
 Result<layers::LayerId> Executor::squash_stage(int stage) {
   const TraceSpan span("layers", "squash");
-  const std::vector<layers::LayerId> all = layers_of_stage(stage);
+  ASSIGN_OR_RETURN(const std::vector<layers::LayerId> all, layers_of_stage(stage));
   const ResolvedImage* base = env_.plan.base_of(stage);
-  const size_t below = base == nullptr ? 0 : base->layers.size();
-  if (all.size() == below) return layers::LayerId{};
-  ASSIGN_OR_RETURN(const std::vector<std::string> own, env_.store.snapshots_from(below, all, env_.pool, base == nullptr ? nullptr : base->remote.get()));
+  const size_t base_layers = base == nullptr ? 0 : base->layers.size();
+  if (all.size() == base_layers) return layers::LayerId{};
+  ASSIGN_OR_RETURN(const std::vector<std::string> own, env_.store.snapshots_from(base_layers, all, env_.pool, base == nullptr ? nullptr : base->remote.get()));
   std::vector<std::string> directories;
   if (base != nullptr) {
     ASSIGN_OR_RETURN(directories, env_.store.snapshots(base->layers, env_.pool, base->remote.get()));
@@ -382,12 +397,11 @@ Result<void> Executor::record_by_definition(const Step& step, const std::optiona
 }
 
 Result<Outcome> Executor::execute_body(const Step& step, const CopyStep& copy) {
-  bool as_placed = true;
-  if (!step.independent && step.parent >= 0 && !outcome(step.parent)) {
-    auto outcome = execute_ahead(step, copy);
-    if (!outcome) return at_instruction(step, std::move(outcome).error());
-    if (*outcome) return std::move(**outcome);
-    as_placed = false;
+  const bool early = !step.independent && step.parent >= 0 && !outcome(step.parent);
+  if (early) {
+    auto made = execute_early(step, copy);
+    if (!made) return at_instruction(step, std::move(made).error());
+    if (*made) return std::move(**made);
   }
   ASSIGN_OR_RETURN(KeyInputs inputs, copy_inputs(step, copy));
   ASSIGN_OR_RETURN(const std::optional<KeyInputs> by_definition, inputs_by_definition(copy, inputs));
@@ -395,11 +409,11 @@ Result<Outcome> Executor::execute_body(const Step& step, const CopyStep& copy) {
   if (by_definition && !env_.request.strict) {
     if (auto hit = recorded(step, *by_definition)) return std::move(*hit);
   }
-  auto outcome = select_and_place(step, copy, std::move(inputs));
-  if (!outcome) return at_instruction(step, std::move(outcome).error());
-  RETURN_IF_ERROR(record_by_definition(step, by_definition, *outcome));
-  if (!as_placed) outcome->as_placed = false;
-  return std::move(*outcome);
+  auto made = select_and_place(step, copy, std::move(inputs));
+  if (!made) return at_instruction(step, std::move(made).error());
+  RETURN_IF_ERROR(record_by_definition(step, by_definition, *made));
+  if (early) made->as_placed = false;  // it is not what it was at first
+  return std::move(*made);
 }
 
 Result<Selection> Executor::select(const Step& step, const CopyStep& copy) {
@@ -454,7 +468,7 @@ Result<Outcome> Executor::record_copy(const Step& step, const Selection& selecti
   return record(step, inputs, std::move(layer));
 }
 
-// `fresh`: no record of the step can be there.
+// `fresh`: no record of the step is expected.
 Result<layers::LayerId> Executor::copy_files(const Step& step, const CopyStep& copy, std::vector<RemotePart>& remotes, Selection& selection, bool fresh) {
   // Into a snapshot the kernel copies long files.
   if (files_needed_[static_cast<size_t>(step.id)]) RETURN_IF_ERROR(digest_selection(selection, env_.pool, kCopyBufferSize));

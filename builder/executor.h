@@ -65,22 +65,24 @@ class Executor {
   // To be set before anything is executed.
   void when_step_can_begin(std::function<void(const Step& step)> can_begin) { can_begin_ = std::move(can_begin); }
 
-  // Layers of a stage, bottom first, all of whose steps are finished.
-  std::vector<layers::LayerId> layers_of_stage(int stage) const;
+  // Layers of a stage, bottom first, all of whose steps are finished (else kInternal).
+  Result<std::vector<layers::LayerId>> layers_of_stage(int stage) const;
   // One layer that does to the stage's base image what its steps' layers do together; empty when they do nothing.
   Result<layers::LayerId> squash_stage(int stage);
   std::optional<Outcome> outcome(int step) const;
 
  private:
-  std::vector<layers::LayerId> layers_below(const Step& step) const;
+  Result<std::vector<layers::LayerId>> layers_below(const Step& step) const;
   // What a step on top of this one, or one that reads this one's files, has as its "parent" input.
   std::string chain_key(int step) const;
   // What a step stands on: layers and, on top, what is known of those that are being written.
   struct Below {
     std::vector<layers::LayerId> stack;
     std::vector<std::shared_ptr<const layers::Listing>> placed;
+    bool unknown = false;  // there are steps of which neither is there
   };
   Below below(const std::vector<int>& chain, int end, int stage) const;
+  static Result<std::vector<layers::LayerId>> finished_layers(Below below);
   std::string key_below(const Step& step) const;
   std::string key_of_stage(int stage) const;
   std::string key_of_source(const SourceRef& from) const;
@@ -129,11 +131,16 @@ class Executor {
   Result<layers::LayerId> copy_files(const Step& step, const CopyStep& copy, std::vector<RemotePart>& remotes, Selection& selection, bool fresh);
   Result<Outcome> record_copy(const Step& step, const Selection& selection, KeyInputs inputs, layers::LayerId layer);
 
-  // A COPY on top of a layer that is being written: executor_ahead.cc.
+  // A COPY on top of a layer that is being written: executor_early.cc.
   std::vector<int> followers(const Step& step, bool fresh);
   void placed(const Step& step, std::shared_ptr<const layers::Listing> listing, const std::vector<int>& followers);
   Result<void> wait_for(int step);
-  Result<std::optional<Outcome>> execute_ahead(const Step& step, const CopyStep& copy);
+  struct Placed {
+    Selection selection;
+    layers::LayerId layer;
+  };
+  Result<Placed> select_and_place_early(const Step& step, const CopyStep& copy);
+  Result<std::optional<Outcome>> execute_early(const Step& step, const CopyStep& copy);
 
   // What ADD fetches: executor_add.cc.
   Result<std::vector<RemotePart>> look_up_remotes(const Step& step, const CopyStep& copy);

@@ -104,7 +104,8 @@ Result<void> Executor::add_mounts(const Step& step, const RunStep& run, internal
 }
 
 Result<layers::LayerId> Executor::run_command(const Step& step, const RunStep& run) {
-  ASSIGN_OR_RETURN(const std::vector<std::string> below, snapshots(layers_below(step), step.stage));
+  ASSIGN_OR_RETURN(const std::vector<layers::LayerId> stack, layers_below(step));
+  ASSIGN_OR_RETURN(const std::vector<std::string> below, snapshots(stack, step.stage));
   ASSIGN_OR_RETURN(layers::PendingLayer layer, env_.store.begin_layer());
   RETURN_IF_ERROR(copy_root_attributes(layer.fs(), below));
 

@@ -4,6 +4,7 @@
 #include <optional>
 #include <utility>
 
+#include "builder/internal/paths.h"
 #include "layers/snapshot.h"
 
 namespace lamina::builder::internal {
@@ -41,7 +42,7 @@ class Squashed : public layers::EntrySource {
   Result<void> open(const std::vector<std::string>& snapshots) {
     for (const std::string& snapshot : snapshots) {
       Layer layer;
-      ASSIGN_OR_RETURN(layer.reader, layers::SnapshotReader::open(snapshot));
+      ASSIGN_OR_RETURN(layer.reader, layers::SnapshotReader::open_among_many(snapshot));
       RETURN_IF_ERROR(layer.advance());
       layers_.push_back(std::move(layer));
     }
@@ -60,7 +61,7 @@ class Squashed : public layers::EntrySource {
       if (entry) return entry;
     }
   }
-  uint64_t content_bytes() const override { return 0; }
+  uint64_t content_bytes() const override { return 0; }  // not known before all is read
 
  private:
   // What one layer has at a path.
@@ -142,10 +143,6 @@ class Squashed : public layers::EntrySource {
     links.file.reset();
     entry.path = path;
     return entry;
-  }
-
-  static bool is_below(const std::string& path, const std::string& directory) {
-    return path.size() > directory.size() && path[directory.size()] == '/' && path.compare(0, directory.size(), directory) == 0;
   }
 
   const layers::RootfsView& below_;

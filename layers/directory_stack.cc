@@ -4,11 +4,6 @@
 #include "layers/internal/paths.h"
 
 namespace lamina::layers {
-namespace {
-
-constexpr size_t kOpenLevels = 32;
-
-}  // namespace
 
 Result<int> DirectoryStack::enter(std::string_view path) {
   while (!levels_.empty() && !is_at_or_below(path, std::string_view(path_).substr(0, levels_.back().path_size))) {
@@ -26,7 +21,7 @@ Result<int> DirectoryStack::enter(std::string_view path) {
     path_.assign(path.substr(0, end));
     fd = next.get();
     levels_.push_back({end, std::move(next)});
-    if (levels_.size() > kOpenLevels) levels_[levels_.size() - 1 - kOpenLevels].fd.reset();
+    if (levels_.size() > open_levels_) levels_[levels_.size() - 1 - open_levels_].fd.reset();
   }
   return fd;
 }

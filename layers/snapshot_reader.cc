@@ -23,7 +23,7 @@ namespace {
 // Opens the files of a snapshot; shared by its entries.
 class SnapshotFiles : public FileOpener {
  public:
-  explicit SnapshotFiles(UniqueFd root) : root_(std::move(root)), stack_(root_.get()) {}
+  SnapshotFiles(UniqueFd root, size_t open_levels) : root_(std::move(root)), stack_(root_.get(), open_levels) {}
   int root() const { return root_.get(); }
 
   Result<UniqueFd> open_file(const std::string& path) const override {
@@ -52,7 +52,7 @@ struct Frame {
 }  // namespace
 
 struct SnapshotReader::Impl {
-  explicit Impl(UniqueFd root) : files(std::make_shared<const SnapshotFiles>(std::move(root))), stack(files->root()) {}
+  Impl(UniqueFd root, size_t open_levels) : files(std::make_shared<const SnapshotFiles>(std::move(root), open_levels)), stack(files->root(), open_levels) {}
 
   Result<std::optional<Entry>> next();
   Result<void> push(const std::string& path);
@@ -168,8 +168,17 @@ SnapshotReader::SnapshotReader(std::unique_ptr<Impl> impl) : impl_(std::move(imp
 SnapshotReader::~SnapshotReader() = default;
 
 Result<std::unique_ptr<SnapshotReader>> SnapshotReader::open(const std::string& directory, bool include_root) {
+  return open_with(directory, include_root, DirectoryStack::kOpenLevels);
+}
+
+Result<std::unique_ptr<SnapshotReader>> SnapshotReader::open_among_many(const std::string& directory) {
+  constexpr size_t kFewLevels = 2;
+  return open_with(directory, false, kFewLevels);
+}
+
+Result<std::unique_ptr<SnapshotReader>> SnapshotReader::open_with(const std::string& directory, bool include_root, size_t open_levels) {
   ASSIGN_OR_RETURN(UniqueFd root, open_directory(AT_FDCWD, directory));
-  auto impl = std::make_unique<Impl>(std::move(root));
+  auto impl = std::make_unique<Impl>(std::move(root), open_levels);
   impl->include_root = include_root;
   return std::unique_ptr<SnapshotReader>(new SnapshotReader(std::move(impl)));
 }

@@ -4,13 +4,11 @@
 #include <string>
 #include <string_view>
 
-#include "layers/entry.h"
-
 namespace lamina::builder::internal {
 
-struct PathLess {
-  bool operator()(const std::string& a, const std::string& b) const { return layers::path_less(a, b); }
-};
+inline bool is_below(std::string_view path, std::string_view directory) {
+  return path.size() > directory.size() && path.starts_with(directory) && path[directory.size()] == '/';
+}
 
 // A component, or several, below a directory; an empty one is the directory.
 inline std::string child_of(const std::string& directory, std::string_view name) {

@@ -15,8 +15,10 @@ namespace lamina::layers {
 // thread.
 class DirectoryStack {
  public:
-  // Borrows `root_fd`.
-  explicit DirectoryStack(int root_fd) : root_fd_(root_fd) {}
+  static constexpr size_t kOpenLevels = 32;
+
+  // Borrows `root_fd`. At most so many levels above the deepest are kept open.
+  explicit DirectoryStack(int root_fd, size_t open_levels = kOpenLevels) : root_fd_(root_fd), open_levels_(open_levels) {}
 
   // A descriptor of the directory `path` (clean, relative to the root), valid until the next call of a
   // member. ENOTDIR or ELOOP when something on the way is no directory.
@@ -31,6 +33,7 @@ class DirectoryStack {
   };
 
   int root_fd_;
+  size_t open_levels_;
   std::string path_;
   std::vector<Level> levels_;
 };

@@ -153,12 +153,12 @@ TEST_CASE("hard links that are left stay together when the first name goes") {
   const auto nothing = layers::RootfsView::open({});
   const auto squashed = squashed_list(stack.directories, **nothing);
   REQUIRE(squashed.size() == 3);
-  CHECK((squashed)[0].path == "b");
-  CHECK((squashed)[1].path == "m");
-  CHECK((squashed)[1].type == EntryType::kFile);
-  CHECK((squashed)[1].size == 5);
-  CHECK((squashed)[2].type == EntryType::kHardlink);
-  CHECK((squashed)[2].link_target == "m");
+  CHECK(squashed[0].path == "b");
+  CHECK(squashed[1].path == "m");
+  CHECK(squashed[1].type == EntryType::kFile);
+  CHECK(squashed[1].size == 5);
+  CHECK(squashed[2].type == EntryType::kHardlink);
+  CHECK(squashed[2].link_target == "m");
   Stack result;
   REQUIRE(result.add(squashed));
   CHECK(contents(result.directories).at("z").find("bytes") != std::string::npos);

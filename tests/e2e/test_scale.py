@@ -20,6 +20,18 @@ class Deep(TestCase):
         self.assertEqual(len(os.listdir(rootfs + "/d")), 520)
 
 
+    def test_squash_opens_few_files(self):
+        import resource
+        self.dockerfile("FROM %s\n" % busybox() + "".join("RUN mkdir -p /a/b/c/d/e/f/g/h && echo %d > /a/b/c/d/e/f/g/h/%d\n" % (i, i) for i in range(60)))
+        self.build("-q")
+        before = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (512, before[1]))
+        try:
+            self.build("--squash", "-t", "squashed")
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        self.assertEqual(len(os.listdir(self.unpack("squashed", "--squash") + "/a/b/c/d/e/f/g/h")), 60)
+
     def test_squash_of_more_layers_than_are_kept_apart(self):
         self.dockerfile("\n".join(["FROM %s AS deep" % busybox()] + ["RUN echo %d > /d%d" % (i, i) for i in range(100)] + ["FROM deep"] +
                                   ["RUN echo %d > /e%d && rm /d%d" % (i, i, i) for i in range(40)]) + "\n")

@@ -121,10 +121,22 @@ class Overlapping(TestCase):
                 self.assertGreaterEqual(span[second][1], span[first][1])  # its key needs the first one's
         self.assertEqual(self.ok("build", "-t", "again", self.context).out, self.build("-t", "once", "--jobs", "1").out)
 
+    def test_a_copy_from_the_step_below_waits_for_it(self):
+        self.write("old", "old\n")
+        self.write("new/f", "new\n")
+        self.sparse("new/large", 300 << 20)
+        for name, above in (("above", "FROM s"), ("between", "FROM s AS t\nCOPY old /x\nFROM t")):
+            self.dockerfile("FROM scratch AS s\nCOPY old /d/f\nCOPY new /d/\n%s\nCOPY --from=s /d/f /g\n" % above)
+            self.build("--no-cache", "--jobs", "4", "-t", name)
+            self.assertEqual(read(self.unpack(name), "g"), "new\n")
+
     def test_whose_failure_is_told(self):
         self.sparse("large", 700 << 20)
         self.dockerfile("FROM scratch\nCOPY large /d/large\nCOPY missing /d/\nCOPY large /e/\n")
-        self.assertIn("missing was not found", self.fails(1, "build", self.context).err)
+        self.assertIn("missing was not found", self.fails(1, "build", "--jobs", "4", self.context).err)
+        # What was made below is kept.
+        self.write("missing")
+        self.assertIn("1 of 3 steps were cached", self.build("--jobs", "4", "--progress=plain").err)
 
     @unittest.skipUnless(USER, "root reads everything")
     def test_a_failure_below_ends_those_above(self):
@@ -162,13 +174,14 @@ class Overlapping(TestCase):
         os.symlink("sub", self.context + "/a/link")
         self.write("file", "a file\n")
         self.write("passwd", "root:x:0:0::/:\nalice:x:0:0::/:\n")
-        sources = ["a", "b", "c", "file", "passwd", "a/sub", "a/link", "b/one", "c/deep", "a b", "*", "--from=s /etc", "--from=s /made", "--from=t /f", "--link a", "--chown=alice file", "--chmod=711 b"]
+        self.sparse("big", 64 << 20)
+        sources = ["a", "b", "c", "file", "passwd", "a/sub", "a/link", "b/one", "c/deep", "a b", "*", "--from=s /etc", "--from=s /made", "--from=t /f", "--from=t /g/one", "--from=t /g/", "big", "a big", "--link a", "--chown=alice file", "--chmod=711 b"]
         targets = ["/x", "/x/", "/x/sub/", "/x/link/", "/x/one", "/x/one/", "/etc/passwd", "/etc/", "/d/e/f/", "rel/"]
         for _ in range(12):
-            lines = ["FROM %s AS s" % busybox(), "RUN echo m > /made", "FROM scratch AS t", "COPY file /f", "COPY b /g"]
+            lines = ["FROM %s AS s" % busybox(), "RUN echo m > /made", "FROM scratch AS t", "COPY file /f", "COPY file /g/one", "COPY b big /g/"]
             lines += [r.choice(["FROM scratch", "FROM s", "FROM t"])]
             lines += ["COPY %s %s" % (r.choice(sources), r.choice(targets)) for _ in range(r.randrange(2, 7))]
-            lines += r.choice([[], ["RUN true"], ["WORKDIR /x/y"]]) if lines[5] == "FROM s" else []
+            lines += r.choice([[], ["RUN true"], ["WORKDIR /x/y"]]) if "FROM s" in lines else []
             self.dockerfile("\n".join(lines) + "\n")
             results = []
             for jobs in ("1", "4"):

@@ -1,12 +1,14 @@
 // A COPY whose parent, a COPY too, is still being written. Where the parent's files go is known by then, and nothing else of
 // it decides what goes into this layer: so both are written at the same time. The key, which names the parent's content,
 // is computed when the parent is done. Sources are selected when they are read, never before.
+#include <algorithm>
+
 #include "base/trace.h"
 #include "builder/executor.h"
 
 namespace lamina::builder {
 
-// The steps that can begin as soon as it is known where this one's files go. `fresh`: no record of this step can be there,
+// The steps that can begin as soon as it is known where this one's files go. `fresh`: no record of this step is expected,
 // hence none of a step on top; else only those are meant that have no record to be looked for.
 std::vector<int> Executor::followers(const Step& step, bool fresh) {
   std::vector<int> out;
@@ -15,7 +17,12 @@ std::vector<int> Executor::followers(const Step& step, bool fresh) {
     const auto* copy = std::get_if<CopyStep>(&other.body);
     // What ADD adds is digested before it is unpacked.
     if (other.parent != step.id || other.independent || copy == nullptr || copy->is_add) continue;
-    if (fresh || other.no_cache || !records_.knows(other.identity)) out.push_back(other.id);
+    // It may read the files of this step, too (FROM s, COPY --from=s).
+    const bool reads = std::any_of(other.needs_stages.begin(), other.needs_stages.end(), [&](int stage) {
+      const std::vector<int> chain = env_.plan.chain(stage);
+      return std::find(chain.begin(), chain.end(), step.id) != chain.end();
+    });
+    if (!reads && (fresh || other.no_cache || !records_.knows(other.identity))) out.push_back(other.id);
   }
   return out;
 }
@@ -41,18 +48,26 @@ Result<void> Executor::wait_for(int step) {
 }
 
 // Nothing when the parent did not become what this stood upon: its layer was recorded before.
-Result<std::optional<Outcome>> Executor::execute_ahead(const Step& step, const CopyStep& copy) {
-  ASSIGN_OR_RETURN(Selection selection, select(step, copy));
-  std::vector<RemotePart> no_remotes;  // ADD has them
-  ASSIGN_OR_RETURN(layers::LayerId layer, copy_files(step, copy, no_remotes, selection, !step.no_cache));
+Result<std::optional<Outcome>> Executor::execute_early(const Step& step, const CopyStep& copy) {
+  auto made = select_and_place_early(step, copy);
+  // An error, too, waits for the parent: what that made is worth keeping, and its own errors come first.
   RETURN_IF_ERROR(wait_for(step.parent));
   if (!outcome(step.parent)->as_placed) return std::optional<Outcome>();
-  for (const std::string& warning : selection.warnings) env_.warning(warning);
+  if (!made) return std::move(made).error();
+  for (const std::string& warning : made->selection.warnings) env_.warning(warning);
   ASSIGN_OR_RETURN(KeyInputs inputs, copy_inputs(step, copy));
   ASSIGN_OR_RETURN(const std::optional<KeyInputs> by_definition, inputs_by_definition(copy, inputs));
-  ASSIGN_OR_RETURN(Outcome outcome, record_copy(step, selection, std::move(inputs), std::move(layer)));
+  ASSIGN_OR_RETURN(Outcome outcome, record_copy(step, made->selection, std::move(inputs), std::move(made->layer)));
   RETURN_IF_ERROR(record_by_definition(step, by_definition, outcome));
   return std::optional(std::move(outcome));
+}
+
+Result<Executor::Placed> Executor::select_and_place_early(const Step& step, const CopyStep& copy) {
+  Placed made;
+  ASSIGN_OR_RETURN(made.selection, select(step, copy));
+  std::vector<RemotePart> no_remotes;  // ADD has them
+  ASSIGN_OR_RETURN(made.layer, copy_files(step, copy, no_remotes, made.selection, !step.no_cache));
+  return made;
 }
 
 }  // namespace lamina::builder
