@@ -165,7 +165,7 @@ class Store : public oci::BlobSource, public oci::BlobSink {
   // Snapshots of a whole stack, bottom first, as absolute paths; missing blobs are read from `remote` (may be
   // null) and kept, unpacked while they arrive, layers in parallel on `pool`. A layer whose tar names no
   // entry for some parent directory is unpacked for this stack (chain) alone. Of a deep stack several layers share a
-  // snapshot, in which files are hard links.
+  // snapshot, in which files are hard links; of a layer that comes more than once only the topmost counts.
   Result<std::vector<std::string>> snapshots(std::span<const LayerId> stack, ThreadPool& pool,
                                              oci::BlobSource* remote);
   // The same of the layers from `begin` on, which share snapshots with none before them; so few that each can be held open.

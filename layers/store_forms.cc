@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <future>
+#include <set>
 
 #include "base/stoppable.h"
 #include "base/trace.h"
@@ -25,6 +26,17 @@ std::string chain_name(std::span<const LayerId> stack, size_t at) {
   std::string below;
   for (size_t i = 0; i < at; ++i) below += stack[i].value + "\n";
   return "chain-" + sha256_hex(below).substr(0, 32);
+}
+
+// A layer that comes again further up does there all that it did before, and the kernel mounts no directory twice.
+std::vector<std::string> without_repetitions(const std::vector<std::string>& bottom_first) {
+  std::set<std::string_view> seen;
+  std::vector<std::string> out;
+  for (auto it = bottom_first.rbegin(); it != bottom_first.rend(); ++it) {
+    if (seen.insert(*it).second) out.push_back(*it);
+  }
+  std::reverse(out.begin(), out.end());
+  return out;
 }
 
 }  // namespace
@@ -183,7 +195,8 @@ Result<std::string> Store::Impl::unpack(std::span<const LayerId> stack, size_t a
 
 Result<std::vector<std::string>> Store::snapshots(std::span<const LayerId> stack, ThreadPool& pool, oci::BlobSource* remote) {
   ASSIGN_OR_RETURN(std::vector<std::string> made, impl_->single_snapshots(stack, pool, remote));
-  return impl_->shallow(stack, std::move(made), Impl::kMountedLayers);
+  ASSIGN_OR_RETURN(made, impl_->shallow(stack, std::move(made), Impl::kMountedLayers));
+  return without_repetitions(made);
 }
 
 Result<std::vector<std::string>> Store::snapshots_from(size_t begin, std::span<const LayerId> stack, ThreadPool& pool, oci::BlobSource* remote) {

@@ -20,6 +20,17 @@ class Deep(TestCase):
         self.assertEqual(len(os.listdir(rootfs + "/d")), 520)
 
 
+    def test_a_base_that_has_a_layer_twice(self):
+        name = registry().host + "/twice/layers:1"
+        self.dockerfile("FROM %s\nRUN echo 1 > /f; echo x > /g\nRUN echo 2 > /f; rm /g\nRUN echo 1 > /f; echo x > /g\n" % busybox())
+        self.build("-q", "--build-arg", "SOURCE_DATE_EPOCH=1700000000", "-o", "type=registry,name=" + name)
+        layers = skopeo_inspect(name)["Layers"]
+        self.assertEqual(layers[1], layers[3])
+        self.store += "-fresh"
+        self.dockerfile("FROM %s\nRUN cat /f /g > /h && rm /g\nCOPY Dockerfile /f/../d\n" % name)
+        self.build("-t", "above")
+        self.assertEqual(self.run_in("above", "sh", "-c", "cat /f /h"), "1\n1\nx\n")
+
     def test_squash_opens_few_files(self):
         import resource
         self.dockerfile("FROM %s\n" % busybox() + "".join("RUN mkdir -p /a/b/c/d/e/f/g/h && echo %d > /a/b/c/d/e/f/g/h/%d\n" % (i, i) for i in range(60)))
