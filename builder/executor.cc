@@ -35,34 +35,33 @@ std::optional<Outcome> Executor::outcome(int step) const {
   return it == known->outcomes.end() ? std::nullopt : std::optional(it->second);
 }
 
-// Of the chain's steps before `end`.
-Executor::Below Executor::below(const std::vector<int>& chain, int end, int stage) const {
+// Layers that are left out silently would make a wrong image.
+Result<Executor::Below> Executor::below(int stage, int end) const {
   Below out;
   if (const ResolvedImage* base = env_.plan.base_of(stage)) out.stack = base->layers;
   auto known = known_.lock();
-  for (auto id = chain.begin(); id != chain.end() && *id != end; ++id) {
-    if (const auto it = known->outcomes.find(*id); it != known->outcomes.end()) {
+  for (const int id : env_.plan.chain(stage)) {
+    if (id == end) break;
+    if (const auto it = known->outcomes.find(id); it != known->outcomes.end()) {
       if (!it->second.record.layer.empty()) out.stack.push_back(it->second.record.layer);
-    } else if (const auto placed = known->placed.find(*id); placed != known->placed.end()) {
+    } else if (const auto placed = known->placed.find(id); placed != known->placed.end()) {
       out.placed.push_back(placed->second);
     } else {
-      out.unknown = true;
+      return Error(ErrorKind::kInternal, "a step begins before what it stands on is known");
     }
   }
   return out;
 }
 
-// Layers that are left out silently would make a wrong image.
-Result<std::vector<layers::LayerId>> Executor::finished_layers(Below below) {
-  if (below.unknown || !below.placed.empty()) return Error(ErrorKind::kInternal, "a step begins before what it reads is there");
-  return std::move(below.stack);
+Result<std::vector<layers::LayerId>> Executor::finished_layers(int stage, int end) const {
+  ASSIGN_OR_RETURN(Below all, below(stage, end));
+  if (!all.placed.empty()) return Error(ErrorKind::kInternal, "a step begins before what it reads is there");
+  return std::move(all.stack);
 }
 
-Result<std::vector<layers::LayerId>> Executor::layers_of_stage(int stage) const { return finished_layers(below(env_.plan.chain(stage), -1, stage)); }
+Result<std::vector<layers::LayerId>> Executor::layers_of_stage(int stage) const { return finished_layers(stage, -1); }
 
-Result<std::vector<layers::LayerId>> Executor::layers_below(const Step& step) const {
-  return finished_layers(below(env_.plan.chain(step.stage), step.id, step.stage));
-}
+Result<std::vector<layers::LayerId>> Executor::layers_below(const Step& step) const { return finished_layers(step.stage, step.id); }
 
 namespace {
 std::string key_of_image(const ResolvedImage* image) {
@@ -116,8 +115,8 @@ Result<std::vector<std::string>> Executor::snapshots_of_source(const SourceRef& 
 }
 
 Result<std::shared_ptr<layers::RootfsView>> Executor::view_below(const Step& step) {
-  auto [stack, listings, unknown] = below(env_.plan.chain(step.stage), step.id, step.stage);
-  if (unknown) return Error(ErrorKind::kInternal, "a step begins before what it stands on is known");
+  ASSIGN_OR_RETURN(Below known, below(step.stage, step.id));
+  auto& [stack, listings] = known;
   const ResolvedImage* base = env_.plan.base_of(step.stage);
   const size_t own = base == nullptr ? 0 : base->layers.size();
   // Where the files are needed later there are snapshots of them, or will be.

@@ -79,10 +79,10 @@ class Executor {
   struct Below {
     std::vector<layers::LayerId> stack;
     std::vector<std::shared_ptr<const layers::Listing>> placed;
-    bool unknown = false;  // there are steps of which neither is there
   };
-  Below below(const std::vector<int>& chain, int end, int stage) const;
-  static Result<std::vector<layers::LayerId>> finished_layers(Below below);
+  // Of the stage's steps before `end`. kInternal where neither is known.
+  Result<Below> below(int stage, int end) const;
+  Result<std::vector<layers::LayerId>> finished_layers(int stage, int end) const;
   std::string key_below(const Step& step) const;
   std::string key_of_stage(int stage) const;
   std::string key_of_source(const SourceRef& from) const;

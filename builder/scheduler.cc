@@ -165,11 +165,9 @@ class Scheduler {
     executor_.finished(step.id, *result);
     events_.finished(step, *result);
     for (int waiter : waiters_[static_cast<size_t>(step.id)]) {
-      const Step& waiting = plan_.steps[static_cast<size_t>(waiter)];
-      --waits_for_[static_cast<size_t>(waiter)];
-      if (waits_for_[static_cast<size_t>(waiter)] != 0 || launched_.contains(waiter)) continue;
+      if (--waits_for_[static_cast<size_t>(waiter)] != 0 || launched_.contains(waiter)) continue;
       ready_.push_back(waiter);
-      tell_wait(waiting, step.id);
+      tell_wait(plan_.steps[static_cast<size_t>(waiter)], step.id);
     }
   }
 
