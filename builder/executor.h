@@ -100,6 +100,7 @@ class Executor {
   bool in_target(const Step& step) const;
   bool compressed_at_once(const Step& step) const;
 
+  Timestamp creation_time() const;  // of what nobody else gives a time
   KeyInputs common_inputs(const Step& step, const char* instruction) const;
   std::optional<Outcome> recorded(const Step& step, const KeyInputs& inputs);
   Result<Outcome> record(const Step& step, const KeyInputs& inputs, layers::LayerId layer);

@@ -22,6 +22,11 @@ namespace lamina::builder {
 
 namespace {
 
+// A part of a stage. Reading all of one could cost more than the RUN.
+bool known_by_content(const PlannedMount& planned) {
+  return planned.mount.type == parser::MountType::kBind && planned.from.kind == SourceRef::Kind::kStage && clean_path("/" + planned.mount.source) != "/";
+}
+
 // The merged root has the attributes of the upper directory: give it those of the root below.
 Result<void> copy_root_attributes(const std::string& upper, const std::vector<std::string>& snapshots) {
   if (snapshots.empty()) {
@@ -61,6 +66,75 @@ void add_variable(std::vector<std::string>& environment, const std::string& name
 }
 
 }  // namespace
+
+Result<Outcome> Executor::execute_body(const Step& step, const RunStep& run) {
+  --commands_ahead_;
+  KeyInputs inputs = common_inputs(step, "RUN");
+  for (size_t i = 0; i < run.argv.size(); ++i) inputs.add_text(fmt::format("argv[{}]", i), run.argv[i]);
+  if (run.script) inputs.add_text("script " + run.script->first, run.script->second);
+  for (const auto& [name, value] : run.env) inputs.add_text("env." + name, value);
+  inputs.add("working directory", run.working_dir);
+  inputs.add("user", run.user);
+  if (!run.hostname.empty()) inputs.add("host name", run.hostname);
+  inputs.add("network", run.network == NetworkMode::kNone ? "none" : "host");
+  if (run.insecure) inputs.add("security", "insecure");
+  for (const auto& [name, address] : env_.request.extra_hosts) inputs.add("host " + name, "");
+  for (const std::string& limit : env_.request.ulimits) inputs.add("ulimit", limit);
+  if (env_.request.shm_size_bytes != BuildRequest().shm_size_bytes) inputs.add("size of /dev/shm", std::to_string(env_.request.shm_size_bytes));
+  for (const PlannedDevice& device : run.devices) inputs.add("device " + device.name, join(device.edits.names, " "));
+
+  // Mounted files of a stage whose own steps are known to be the same need not be read at all.
+  const bool reads_stage = std::any_of(run.mounts.begin(), run.mounts.end(), known_by_content);
+  KeyInputs by_definition;
+  if (reads_stage) {
+    ASSIGN_OR_RETURN(by_definition, inputs.fork());
+    RETURN_IF_ERROR(add_mount_inputs(step, run, false, by_definition));
+    if (auto hit = recorded(step, by_definition)) return std::move(*hit);
+  }
+  RETURN_IF_ERROR(add_mount_inputs(step, run, reads_stage, inputs));
+  auto outcome = recorded(step, inputs);
+  if (!outcome) {
+    auto layer = run_command(step, run);
+    if (!layer) return at_instruction(step, std::move(layer).error());
+    ASSIGN_OR_RETURN(outcome, record(step, inputs, std::move(*layer)));
+  }
+  if (reads_stage) {
+    RETURN_IF_ERROR(records_.put(by_definition, outcome->record, step.identity + "\nby definition"));
+  }
+  return std::move(*outcome);
+}
+
+// What a cache or secret holds is no input; what a cache starts with is. Files of a stage are known by its steps or,
+// `by_content`, by their bytes.
+Result<void> Executor::add_mount_inputs(const Step& step, const RunStep& run, bool by_content, KeyInputs& inputs) {
+  int number = 0;
+  for (const PlannedMount& planned : run.mounts) {
+    const parser::Mount& m = planned.mount;
+    const std::string prefix = fmt::format("mount[{}].", number++);
+    inputs.add(prefix + "type", std::to_string(static_cast<int>(m.type)));
+    inputs.add(prefix + "target", m.target);
+    const bool cache = m.type == parser::MountType::kCache;
+    inputs.add(prefix + "options", fmt::format("ro={} id={} env={} mode={} uid={} gid={} size={}", m.read_only, cache ? "" : m.id, m.env.value_or(""),
+                                               m.mode.value_or(0), m.uid.value_or(0), m.gid.value_or(0), m.size_bytes.value_or(0)));
+    if (m.type != parser::MountType::kBind && !(cache && !m.from.empty())) continue;
+    inputs.add(prefix + "source", m.source);
+    const std::string key = key_of_source(planned.from);
+    if (!key.empty() && !(by_content && known_by_content(planned))) {
+      inputs.add(prefix + "from", key);
+      continue;
+    }
+    CopyStep everything;
+    everything.from = planned.from;
+    everything.sources.push_back(literal_path(m.source, step.instruction.range));
+    ASSIGN_OR_RETURN(const std::shared_ptr<const SourceTree> tree, tree_of(planned.from, step.stage));
+    ASSIGN_OR_RETURN(Selection selection, select_sources(everything, step, tree, env_.pool, env_.store.temporary_files()));
+    RETURN_IF_ERROR(digest_selection(selection, env_.pool));
+    RETURN_IF_ERROR(add_selection_inputs(selection, inputs));
+    // A stage's directory is mounted as it is, with its own attributes; a context's files are laid out anew.
+    if (!key.empty()) RETURN_IF_ERROR(add_root_inputs(selection, prefix, inputs));
+  }
+  return {};
+}
 
 Result<void> Executor::add_mounts(const Step& step, const RunStep& run, internal::RunMounts& set) {
   std::deque<internal::CacheWish> caches;

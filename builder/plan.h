@@ -107,6 +107,8 @@ struct Step {
 
 // About a step as a whole: the place is its instruction word.
 Diagnostic diagnostic_at(const Step& step, std::string message);
+// The error at that place, unless it says one already.
+Error at_instruction(const Step& step, Error error);
 
 // One line of the new image's history; step ≥ 0 when a step's layer belongs to it.
 struct HistoryItem {

@@ -489,6 +489,12 @@ Diagnostic diagnostic_at(const Step& step, std::string message) {
   return d;
 }
 
+Error at_instruction(const Step& step, Error error) {
+  if (!error.diagnostics().empty()) return error;
+  Diagnostic d = diagnostic_at(step, error.message());
+  return std::move(error).with_diagnostic(std::move(d));
+}
+
 std::vector<int> Plan::chain(int stage) const {
   std::vector<int> out;
   for (int at = stage; at >= 0;) {
