@@ -100,16 +100,21 @@ Result<std::vector<std::string>> Executor::snapshots(const std::vector<layers::L
   return env_.store.snapshots(stack, env_.pool, base == nullptr ? nullptr : base->remote.get());
 }
 
-Result<std::vector<std::string>> Executor::snapshots_of_source(const SourceRef& from, int) {
-  if (from.kind == SourceRef::Kind::kStage) {
-    ASSIGN_OR_RETURN(const std::vector<layers::LayerId> stack, layers_of_stage(from.stage));
-    return snapshots(stack, from.stage);
-  }
-  if (from.kind == SourceRef::Kind::kImage) {
-    const ResolvedImage& image = env_.plan.images[static_cast<size_t>(from.image)];
-    return env_.store.snapshots(image.layers, env_.pool, image.remote.get());
-  }
+Result<std::vector<layers::LayerId>> Executor::layers_of_source(const SourceRef& from) const {
+  if (from.kind == SourceRef::Kind::kStage) return layers_of_stage(from.stage);
+  if (from.kind == SourceRef::Kind::kImage) return env_.plan.images[static_cast<size_t>(from.image)].layers;
+  return std::vector<layers::LayerId>();
+}
+
+Result<std::vector<std::string>> Executor::snapshots_of_source(const SourceRef& from) {
+  ASSIGN_OR_RETURN(const std::vector<layers::LayerId> stack, layers_of_source(from));
+  if (from.kind == SourceRef::Kind::kStage) return snapshots(stack, from.stage);
+  if (from.kind == SourceRef::Kind::kImage) return env_.store.snapshots(stack, env_.pool, env_.plan.images[static_cast<size_t>(from.image)].remote.get());
   return std::vector<std::string>();
+}
+
+std::string Executor::name_of_source(const SourceRef& from) {
+  return (from.kind == SourceRef::Kind::kStage ? "stage " : "image ") + from.name;
 }
 
 Result<std::shared_ptr<layers::RootfsView>> Executor::view_below(const Step& step) {
@@ -161,13 +166,12 @@ ReadText Executor::reader_below(const Step& step, std::shared_ptr<layers::Rootfs
   };
 }
 
-Result<std::shared_ptr<const SourceTree>> Executor::tree_of(const SourceRef& from, int stage) {
+Result<std::shared_ptr<const SourceTree>> Executor::tree_of(const SourceRef& from) {
   if (from.kind == SourceRef::Kind::kContext) return env_.sources.contexts.get("");
   if (from.kind == SourceRef::Kind::kNamedContext) return env_.sources.contexts.get(from.name);
-  ASSIGN_OR_RETURN(const std::vector<std::string> directories, snapshots_of_source(from, stage));
+  ASSIGN_OR_RETURN(const std::vector<std::string> directories, snapshots_of_source(from));
   ASSIGN_OR_RETURN(std::shared_ptr<layers::RootfsView> view, layers::RootfsView::open(directories));
-  const std::string kind = from.kind == SourceRef::Kind::kStage ? "stage " : "image ";
-  return tree_of_view(std::move(view), kind + from.name);
+  return tree_of_view(std::move(view), name_of_source(from));
 }
 
 // A layer that no later step sees as files needs no snapshot (design: forms on demand). What is only placed upon is known
@@ -221,10 +225,11 @@ std::optional<Outcome> Executor::recorded(const Step& step, const KeyInputs& inp
   return Outcome{std::move(*found), std::move(chain), true, false, {}, false};
 }
 
-Result<Outcome> Executor::record(const Step& step, const KeyInputs& inputs, layers::LayerId layer) {
+Result<Outcome> Executor::record(const Step& step, const KeyInputs& inputs, layers::LayerId layer, std::optional<std::string> named) {
+  const std::string identity = std::move(named).value_or(step.identity);
   Outcome outcome;
   ASSIGN_OR_RETURN(outcome.key, inputs.key());
-  outcome.why = step.no_cache ? "the cache was not asked" : records_.explain_miss(inputs, step.identity);
+  outcome.why = step.no_cache ? "the cache was not asked" : records_.explain_miss(inputs, identity);
   // Executed once more: steps on top may keep their records only if it came to the same files. What a command leaves
   // behind its key does not tell, so its chain is never the bare key: the record of the first execution may be gone
   // (prune) while those of steps on top are still there.
@@ -237,7 +242,7 @@ Result<Outcome> Executor::record(const Step& step, const KeyInputs& inputs, laye
     outcome.fresh = true;
   }
   outcome.record = {std::move(layer), format_rfc3339(creation_time()), outcome.key};
-  RETURN_IF_ERROR(records_.put(inputs, outcome.record, step.identity));
+  RETURN_IF_ERROR(records_.put(inputs, outcome.record, identity));
   return outcome;
 }
 

@@ -87,7 +87,10 @@ class Executor {
   std::string key_of_stage(int stage) const;
   std::string key_of_source(const SourceRef& from) const;
   Result<std::vector<std::string>> snapshots(const std::vector<layers::LayerId>& stack, int stage);
-  Result<std::vector<std::string>> snapshots_of_source(const SourceRef& from, int stage);
+  // Of a stage or an image.
+  Result<std::vector<layers::LayerId>> layers_of_source(const SourceRef& from) const;
+  Result<std::vector<std::string>> snapshots_of_source(const SourceRef& from);
+  static std::string name_of_source(const SourceRef& from);
   // For placing: of the topmost layers a listing serves where one is at hand.
   Result<std::shared_ptr<layers::RootfsView>> view_below(const Step& step);
   Result<std::shared_ptr<const layers::Listing>> listing_of(const layers::LayerId& layer);
@@ -95,7 +98,7 @@ class Executor {
   bool keep_listing(const layers::LayerId& layer, std::shared_ptr<const layers::Listing> listing);
   // Reads files of that view, from snapshots where it does not hold them.
   ReadText reader_below(const Step& step, std::shared_ptr<layers::RootfsView> view);
-  Result<std::shared_ptr<const SourceTree>> tree_of(const SourceRef& from, int stage);
+  Result<std::shared_ptr<const SourceTree>> tree_of(const SourceRef& from);
   void find_uses();
   bool in_target(const Step& step) const;
   bool compressed_at_once(const Step& step) const;
@@ -103,7 +106,8 @@ class Executor {
   Timestamp creation_time() const;  // of what nobody else gives a time
   KeyInputs common_inputs(const Step& step, const char* instruction) const;
   std::optional<Outcome> recorded(const Step& step, const KeyInputs& inputs);
-  Result<Outcome> record(const Step& step, const KeyInputs& inputs, layers::LayerId layer);
+  // As the newest of what is `named` so; the step's identity when it is nothing.
+  Result<Outcome> record(const Step& step, const KeyInputs& inputs, layers::LayerId layer, std::optional<std::string> named = {});
   Result<bool> same_files(const layers::LayerId& a, const layers::LayerId& b);
   Result<layers::LayerId> add_layer(const Step& step, layers::EntrySource& entries, const std::vector<int>& followers = {});
   Result<layers::LayerId> add_unseen_layer(const Step& step, layers::EntrySource& entries);
@@ -124,13 +128,25 @@ class Executor {
     std::variant<RemoteFile, GitRevision> found;
   };
   Result<KeyInputs> copy_inputs(const Step& step, const CopyStep& copy);
-  Result<std::optional<KeyInputs>> inputs_by_definition(const CopyStep& copy, const KeyInputs& inputs);
-  Result<void> record_by_definition(const Step& step, const std::optional<KeyInputs>& inputs, const Outcome& outcome);
   Result<Selection> select(const Step& step, const CopyStep& copy);
   Result<Outcome> select_and_place(const Step& step, const CopyStep& copy, KeyInputs inputs);
   Result<Outcome> execute_copy(const Step& step, const CopyStep& copy, std::vector<RemotePart>& remotes, Selection& selection, KeyInputs inputs);
   Result<layers::LayerId> copy_files(const Step& step, const CopyStep& copy, std::vector<RemotePart>& remotes, Selection& selection, bool fresh);
   Result<Outcome> record_copy(const Step& step, const Selection& selection, KeyInputs inputs, layers::LayerId layer);
+  Result<void> watch(const Step& step, Selection& selection);
+
+  // COPY from a stage or an image: executor_from.cc.
+  struct ByDefinition {
+    KeyInputs inputs;         // the key of the stage instead of its files
+    std::string any_content;  // key, whatever that stage holds
+  };
+  Result<std::optional<ByDefinition>> by_definition(const CopyStep& copy, const KeyInputs& inputs);
+  bool was_recorded(const Step& step);
+  Result<Outcome> copy_from_layers(const Step& step, const CopyStep& copy, KeyInputs inputs, const ByDefinition& known);
+  Result<Outcome> copy_undigested(const Step& step, const CopyStep& copy, const ByDefinition& known);
+  Result<Outcome> record_undigested(const Step& step, const CopyStep& copy, const ByDefinition& known, layers::LayerId layer);
+  Result<bool> digest_earlier(const Step& step, const CopyStep& copy, const KeyInputs& inputs, const ByDefinition& known);
+  Result<void> add_earlier_files(const Step& step, const CopyStep& copy, const std::vector<layers::LayerId>& source, KeyInputs& inputs);
 
   // A COPY on top of a layer that is being written: executor_early.cc.
   std::vector<int> followers(const Step& step, bool fresh);

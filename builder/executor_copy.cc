@@ -42,21 +42,6 @@ Result<KeyInputs> Executor::copy_inputs(const Step& step, const CopyStep& copy) 
   return inputs;
 }
 
-// Files of a stage whose own steps are known to be the same need not be read at all. Nothing for other sources.
-Result<std::optional<KeyInputs>> Executor::inputs_by_definition(const CopyStep& copy, const KeyInputs& inputs) {
-  const std::string source_key = key_of_source(copy.from);
-  if (source_key.empty()) return std::optional<KeyInputs>();
-  ASSIGN_OR_RETURN(KeyInputs by_definition, inputs.fork());
-  by_definition.add("from", source_key);
-  for (const parser::Word& source : copy.sources) by_definition.add("path", source.text);
-  for (const auto& [name, content] : copy.inline_files) by_definition.add("heredoc:" + name, sha256_hex(content));
-  return std::optional(std::move(by_definition));
-}
-
-Result<void> Executor::record_by_definition(const Step& step, const std::optional<KeyInputs>& inputs, const Outcome& outcome) {
-  return inputs ? records_.put(*inputs, outcome.record, step.identity + "\nby definition") : Result<void>();
-}
-
 Result<Outcome> Executor::execute_body(const Step& step, const CopyStep& copy) {
   const bool early = !step.independent && step.parent >= 0 && !outcome(step.parent);
   if (early) {
@@ -65,14 +50,9 @@ Result<Outcome> Executor::execute_body(const Step& step, const CopyStep& copy) {
     if (*made) return std::move(**made);
   }
   ASSIGN_OR_RETURN(KeyInputs inputs, copy_inputs(step, copy));
-  ASSIGN_OR_RETURN(const std::optional<KeyInputs> by_definition, inputs_by_definition(copy, inputs));
-  // With --strict the sources are looked at, for what it makes an error.
-  if (by_definition && !env_.request.strict) {
-    if (auto hit = recorded(step, *by_definition)) return std::move(*hit);
-  }
-  auto made = select_and_place(step, copy, std::move(inputs));
+  ASSIGN_OR_RETURN(const std::optional<ByDefinition> known, by_definition(copy, inputs));
+  auto made = known ? copy_from_layers(step, copy, std::move(inputs), *known) : select_and_place(step, copy, std::move(inputs));
   if (!made) return at_instruction(step, std::move(made).error());
-  RETURN_IF_ERROR(record_by_definition(step, by_definition, *made));
   if (early) made->as_placed = false;  // it is not what it was at first
   return std::move(*made);
 }
@@ -80,7 +60,7 @@ Result<Outcome> Executor::execute_body(const Step& step, const CopyStep& copy) {
 Result<Selection> Executor::select(const Step& step, const CopyStep& copy) {
   std::shared_ptr<const SourceTree> tree;
   if (copy.remotes.size() < copy.sources.size()) {
-    ASSIGN_OR_RETURN(tree, tree_of(copy.from, step.stage));
+    ASSIGN_OR_RETURN(tree, tree_of(copy.from));
   }
   ASSIGN_OR_RETURN(Selection selection, select_sources(copy, step, tree, env_.pool, env_.store.temporary_files()));
   if (env_.request.strict && !selection.warnings.empty()) {
@@ -116,6 +96,7 @@ Result<Outcome> Executor::execute_copy(const Step& step, const CopyStep& copy, s
     ASSIGN_OR_RETURN(const std::string key, inputs.key());
     fresh = !records_.last(key);
   }
+  RETURN_IF_ERROR(watch(step, selection));
   ASSIGN_OR_RETURN(layers::LayerId layer, copy_files(step, copy, remotes, selection, fresh));
   if (digest_on_the_way) return record_copy(step, selection, std::move(inputs), std::move(layer));
   return record(step, inputs, std::move(layer));
@@ -129,11 +110,15 @@ Result<Outcome> Executor::record_copy(const Step& step, const Selection& selecti
   return record(step, inputs, std::move(layer));
 }
 
-// `fresh`: no record of the step is expected.
-Result<layers::LayerId> Executor::copy_files(const Step& step, const CopyStep& copy, std::vector<RemotePart>& remotes, Selection& selection, bool fresh) {
-  // Into a snapshot the kernel copies long files.
+// From now on digests are taken while the files are read for the layer; into a snapshot the kernel copies long ones.
+Result<void> Executor::watch(const Step& step, Selection& selection) {
   if (files_needed_[static_cast<size_t>(step.id)]) RETURN_IF_ERROR(digest_selection(selection, env_.pool, kCopyBufferSize));
   watch_reading(selection);
+  return {};
+}
+
+// `fresh`: no record of the step is expected.
+Result<layers::LayerId> Executor::copy_files(const Step& step, const CopyStep& copy, std::vector<RemotePart>& remotes, Selection& selection, bool fresh) {
   ASSIGN_OR_RETURN(const std::vector<GitCheckout> checkouts, fetch_remotes(step, copy, remotes, selection));
   // COPY --link is made as if nothing were below.
   ASSIGN_OR_RETURN(const std::shared_ptr<layers::RootfsView> view, step.independent ? layers::RootfsView::open({}) : view_below(step));

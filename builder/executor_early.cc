@@ -22,7 +22,7 @@ std::vector<int> Executor::followers(const Step& step, bool fresh) {
       const std::vector<int> chain = env_.plan.chain(stage);
       return std::find(chain.begin(), chain.end(), step.id) != chain.end();
     });
-    if (!reads && (fresh || other.no_cache || !records_.knows(other.identity))) out.push_back(other.id);
+    if (!reads && (fresh || other.no_cache || !was_recorded(other))) out.push_back(other.id);
   }
   return out;
 }
@@ -56,15 +56,16 @@ Result<std::optional<Outcome>> Executor::execute_early(const Step& step, const C
   if (!made) return std::move(made).error();
   for (const std::string& warning : made->selection.warnings) env_.warning(warning);
   ASSIGN_OR_RETURN(KeyInputs inputs, copy_inputs(step, copy));
-  ASSIGN_OR_RETURN(const std::optional<KeyInputs> by_definition, inputs_by_definition(copy, inputs));
-  ASSIGN_OR_RETURN(Outcome outcome, record_copy(step, made->selection, std::move(inputs), std::move(made->layer)));
-  RETURN_IF_ERROR(record_by_definition(step, by_definition, outcome));
+  ASSIGN_OR_RETURN(const std::optional<ByDefinition> known, by_definition(copy, inputs));
+  ASSIGN_OR_RETURN(Outcome outcome, known ? record_undigested(step, copy, *known, std::move(made->layer))
+                                          : record_copy(step, made->selection, std::move(inputs), std::move(made->layer)));
   return std::optional(std::move(outcome));
 }
 
 Result<Executor::Placed> Executor::select_and_place_early(const Step& step, const CopyStep& copy) {
   Placed made;
   ASSIGN_OR_RETURN(made.selection, select(step, copy));
+  if (key_of_source(copy.from).empty()) RETURN_IF_ERROR(watch(step, made.selection));
   std::vector<RemotePart> no_remotes;  // ADD has them
   ASSIGN_OR_RETURN(made.layer, copy_files(step, copy, no_remotes, made.selection, !step.no_cache));
   return made;

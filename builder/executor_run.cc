@@ -126,7 +126,7 @@ Result<void> Executor::add_mount_inputs(const Step& step, const RunStep& run, bo
     CopyStep everything;
     everything.from = planned.from;
     everything.sources.push_back(literal_path(m.source, step.instruction.range));
-    ASSIGN_OR_RETURN(const std::shared_ptr<const SourceTree> tree, tree_of(planned.from, step.stage));
+    ASSIGN_OR_RETURN(const std::shared_ptr<const SourceTree> tree, tree_of(planned.from));
     ASSIGN_OR_RETURN(Selection selection, select_sources(everything, step, tree, env_.pool, env_.store.temporary_files()));
     RETURN_IF_ERROR(digest_selection(selection, env_.pool));
     RETURN_IF_ERROR(add_selection_inputs(selection, inputs));
@@ -142,7 +142,7 @@ Result<void> Executor::add_mounts(const Step& step, const RunStep& run, internal
     if (planned.mount.type != parser::MountType::kCache) continue;
     internal::CacheWish wish{&planned.mount, nullptr, {}};
     if (!planned.mount.from.empty() && planned.from.kind != SourceRef::Kind::kScratch) {
-      ASSIGN_OR_RETURN(wish.seed, tree_of(planned.from, step.stage));
+      ASSIGN_OR_RETURN(wish.seed, tree_of(planned.from));
       wish.seed_key = key_of_source(planned.from);
       if (wish.seed_key.empty()) wish.seed_key = "context " + planned.from.name;
     }
@@ -162,10 +162,10 @@ Result<void> Executor::add_mounts(const Step& step, const RunStep& run, internal
       case parser::MountType::kBind: {
         const auto kind = planned.from.kind;
         if (kind == SourceRef::Kind::kContext || kind == SourceRef::Kind::kNamedContext) {
-          ASSIGN_OR_RETURN(std::shared_ptr<const SourceTree> tree, tree_of(planned.from, step.stage));
+          ASSIGN_OR_RETURN(std::shared_ptr<const SourceTree> tree, tree_of(planned.from));
           RETURN_IF_ERROR(set.add_context(m, step, std::move(tree), env_.pool));
         } else {
-          ASSIGN_OR_RETURN(const std::vector<std::string> stack, snapshots_of_source(planned.from, step.stage));
+          ASSIGN_OR_RETURN(const std::vector<std::string> stack, snapshots_of_source(planned.from));
           RETURN_IF_ERROR(set.add_stack(m, stack));
         }
         break;

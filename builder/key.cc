@@ -16,6 +16,7 @@ namespace {
 // Format of keys and records; a change in what enters a key needs a new number.
 constexpr std::string_view kKeyFormat = "lamina-key 2";
 constexpr std::string_view kRecordFormat = "lamina-record 2";
+constexpr std::string_view kUndigestedFormat = "lamina-undigested 1";
 
 void append_field(std::string& out, std::string_view text) {
   const uint64_t size = text.size();
@@ -99,6 +100,7 @@ std::string describe(const std::string& name) {
   const auto starts = [&](std::string_view p) { return name.compare(0, p.size(), p) == 0; };
   if (name == "parent") return "the step before it";
   if (name == "base") return "the base image";
+  if (name == "from") return "what it copies from";
   if (starts("env.")) return "variable " + name.substr(4);
   if (starts("context:/")) return name.substr(9).empty() ? "the context directory" : name.substr(9);
   return name;
@@ -315,6 +317,24 @@ Result<void> RecordBook::put(const KeyInputs& inputs, const StepRecord& record, 
   ASSIGN_OR_RETURN(const std::string key, inputs.key());
   RETURN_IF_ERROR(store_.put_record(key, fmt::format("{}\n{}\n{}\n{}\n", kRecordFormat, record.layer.value, record.created, record.chain)));
   return store_.put_record(inputs_key(step_identity), *inputs.text());
+}
+
+// File: "lamina-undigested 1\n<key or nothing>\n<number of layers>\n", and each one's id with "\n".
+std::optional<Undigested> RecordBook::undigested(const std::string& key) {
+  const auto text = store_.record(key);
+  if (!text || !*text) return std::nullopt;
+  const std::vector<std::string> lines = split(**text, '\n');
+  // One layer less would be other files.
+  if (lines.size() < 4 || lines[0] != kUndigestedFormat || lines[2] != std::to_string(lines.size() - 4)) return std::nullopt;
+  Undigested step{lines[1], {}};
+  for (size_t i = 3; i + 1 < lines.size(); ++i) step.source.push_back(layers::LayerId{lines[i]});
+  return step;
+}
+
+Result<void> RecordBook::put_undigested(const std::string& key, const Undigested& step) {
+  std::string text = fmt::format("{}\n{}\n{}\n", kUndigestedFormat, step.record_key, step.source.size());
+  for (const layers::LayerId& layer : step.source) text += layer.value + "\n";
+  return store_.put_record(key, text);
 }
 
 bool RecordBook::knows(const std::string& step_identity) { return store_.has_record(inputs_key(step_identity)); }

@@ -59,6 +59,12 @@ struct StepRecord {
   std::string chain;
 };
 
+// Says that a step was recorded without its sources being digested, or that it was and was digested since.
+struct Undigested {
+  std::string record_key;               // of its record; empty: digested since
+  std::vector<layers::LayerId> source;  // what it copied from, bottom first
+};
+
 // The records of a store. Any thread.
 class RecordBook {
  public:
@@ -70,6 +76,9 @@ class RecordBook {
   std::optional<StepRecord> last(const std::string& key);
   // Also remembers these inputs as the newest of `step_identity` (which names the step across builds).
   Result<void> put(const KeyInputs& inputs, const StepRecord& record, const std::string& step_identity);
+  // Under a key of their own; nothing when there is none, or it cannot be read.
+  std::optional<Undigested> undigested(const std::string& key);
+  Result<void> put_undigested(const std::string& key, const Undigested& step);
   // Whether a step of this name was ever recorded.
   bool knows(const std::string& step_identity);
   // Why this step has no record: the difference to the newest inputs of the same step.

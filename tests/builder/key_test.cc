@@ -141,3 +141,24 @@ TEST_CASE("records are found by key, and void when their layer is gone") {
   REQUIRE(book.put(gone, StepRecord{layers::LayerId{"b.0123456789abcdef"}, "2024-01-01T00:00:00Z", *gone.key()}, "step"));
   CHECK_FALSE(book.find(*gone.key()));
 }
+
+TEST_CASE("what was not digested is remembered with all its layers, or not at all") {
+  const auto dir = TempDir::create("/tmp", "key-test");
+  const auto store = layers::Store::open(dir->path());
+  REQUIRE(store);
+  RecordBook book(**store);
+  const std::string key(64, 'a');
+  CHECK_FALSE(book.undigested(key));
+  const std::vector<layers::LayerId> layers{{"b.0123456789abcdef"}, {"l.0123456789abcdef"}};
+  REQUIRE(book.put_undigested(key, {std::string(64, 'b'), layers}));
+  REQUIRE(book.undigested(key));
+  CHECK(book.undigested(key)->record_key == std::string(64, 'b'));
+  CHECK(book.undigested(key)->source == layers);
+  const std::string whole = **(*store)->record(key);
+  for (size_t size = 0; size < whole.size(); ++size) {
+    REQUIRE((*store)->put_record(key, whole.substr(0, size)));
+    CHECK_FALSE(book.undigested(key));
+  }
+  REQUIRE(book.put_undigested(key, {}));  // a stage from scratch has no layers
+  CHECK(book.undigested(key)->source.empty());
+}

@@ -354,6 +354,8 @@ class TestCase(unittest.TestCase):
         """The image's root file system as an independent reader sees it, as a directory (with umoci)."""
         layout = os.path.join(self.dir, "unpack-" + re.sub("[^a-z0-9]", "-", name))
         archive = layout + ".tar"
+        for before in (layout, layout + "-bundle"):
+            shutil.rmtree(before, ignore_errors=True)
         with open(archive, "wb") as f:
             f.write(self.ok("build", "-o", "type=oci,dest=-", "-t", name, *args, self.context, binary=True).out)
         os.mkdir(layout)

@@ -1,0 +1,132 @@
+"""COPY from stages and images that are made anew: what comes out the same is not copied again, and nothing else is spared."""
+
+import glob
+import random
+
+from harness import *
+
+
+class From(TestCase):
+    def state(self, number, text, copy="COPY --from=made /d /d", parent="one"):
+        """The stage is another for each number; its files only depend on the text."""
+        self.dockerfile("FROM %s AS made\nRUN mkdir -p /d/sub && echo %s > /d/sub/x && ln /d/sub/x /d/y && head -c 3000000 /dev/zero > /d/large && : %d\n"
+                        "FROM %s\nRUN : %s\n%s\nRUN cat /d/sub/x /d/y\n" % (busybox(), text, number, busybox(), parent, copy))
+
+    def explained(self, *args, where=None):
+        """{first words of a step's title: what was said of it}; checks the image, too."""
+        result = self.ok("build", "--explain", "-t", "x", *args, where or self.context)
+        said = re.findall(r"explain: (hit|miss) +\[(\S+) \d/\d\] (\w+)[^\n]*?(?:: ([^:\n]*(?:stage [^\n]*)?))?$", result.err, re.M)
+        return {stage + " " + word: (kind, why) for kind, stage, word, why in said}
+
+    def text(self):
+        rootfs = self.unpack("x")
+        self.assertEqual(os.path.getsize(rootfs + "/d/large"), 3000000)
+        self.assertEqual(read(rootfs, "d/sub/x"), read(rootfs, "d/y"))
+        return read(rootfs, "d/sub/x").strip()
+
+    def test_the_same_files_are_not_copied_again(self):
+        self.state(1, "a")
+        self.assertEqual(self.explained()["stage-1 COPY"][0], "miss")
+        self.assertEqual(self.explained()["stage-1 COPY"][0], "hit")
+        self.state(2, "a")
+        said = self.explained()
+        self.assertEqual(said["made RUN"][0], "miss")
+        self.assertEqual(said["stage-1 COPY"][0], "hit")
+        self.assertEqual(said["stage-1 RUN"][0], "hit")
+        self.state(3, "b")
+        said = self.explained()
+        self.assertEqual(said["stage-1 COPY"], ("miss", "stage made:/d/sub/x changed; stage made:/d/y changed"))
+        self.assertEqual(said["stage-1 RUN"][0], "miss")
+        self.assertEqual(self.text(), "b")
+        self.state(4, "a")
+        self.assertEqual(self.explained()["stage-1 COPY"][0], "hit")
+        self.assertEqual(self.text(), "a")
+
+    def test_files_are_digested_when_a_rebuild_asks(self):
+        spans = lambda: [e["name"] for e in json.load(open(self.dir + "/trace"))["traceEvents"] if e.get("ph") == "X" and "digest" in e["name"] and e.get("cat") == "copy"]
+        self.state(1, "a")
+        self.explained("--trace", self.dir + "/trace")
+        self.assertEqual(spans(), [])
+        self.state(2, "b")
+        self.explained("--trace", self.dir + "/trace")
+        self.assertIn("digest what was copied before", spans())
+        self.state(3, "c")
+        self.explained("--trace", self.dir + "/trace")
+        self.assertEqual(set(spans()), {"digest"})
+
+    def test_another_checkout_and_a_step_below(self):
+        self.state(1, "a")
+        self.explained()
+        other = self.dir + "/other"
+        self.state(2, "a")
+        shutil.copytree(self.context, other)
+        self.assertEqual(self.explained(where=other)["stage-1 COPY"][0], "hit")
+        self.state(3, "a", parent="two")
+        self.assertEqual(self.explained()["stage-1 COPY"][0], "miss")
+        self.state(4, "a", parent="two")
+        self.assertEqual(self.explained()["stage-1 COPY"][0], "hit")
+
+    def test_options_are_part_of_it(self):
+        self.state(1, "a")
+        self.explained()
+        for number, copy in enumerate(("COPY --from=made --chmod=700 /d /d", "COPY --from=made --chown=0:0 /d /d", "COPY --from=made --exclude=none /d /d",
+                                       "COPY --link --from=made /d /d", "COPY --from=made /d /d/")):
+            self.state(2 + number, "a", copy)
+            self.assertEqual(self.explained()["stage-1 COPY"][0], "miss", copy)
+        self.state(9, "a", "COPY --from=made --chmod=700 /d /d")
+        self.assertEqual(self.explained()["stage-1 COPY"][0], "hit")
+        self.assertEqual(os.stat(self.unpack("x") + "/d/sub/x").st_mode & 0o7777, 0o700)
+
+    def test_what_it_copied_from_is_gone(self):
+        self.state(1, "a")
+        self.explained()
+        gone = [d for d in glob.glob(self.store + "/layers/*/fs/d/large") if os.path.exists(os.path.dirname(d) + "/sub/x")]
+        self.assertTrue(gone)
+        for path in gone:
+            shutil.rmtree(path[:-len("/fs/d/large")])
+        self.state(2, "a")
+        self.assertEqual(self.explained()["stage-1 COPY"][0], "miss")
+        self.assertEqual(self.text(), "a")
+        self.state(3, "a")
+        self.assertEqual(self.explained()["stage-1 COPY"][0], "hit")
+
+    def test_damaged_notes(self):
+        self.state(1, "a")
+        self.explained()
+        [note] = subprocess.run(["grep", "-rl", "^lamina-undigested", self.store + "/records"], capture_output=True, text=True).stdout.split()
+        with open(note, "rb") as f:
+            whole = f.read()
+        for number, damaged in enumerate((b"", whole[:30], whole[:whole[:-1].rindex(b"\n") + 1], whole[:-5], b"\0" * len(whole), whole.replace(b"\n2\n", b"\n1\n"))):
+            with open(note, "wb") as f:
+                f.write(damaged)
+            text = "ab"[number % 2]
+            self.state(2 + number, text)
+            self.explained()
+            self.assertEqual(self.text(), text)
+
+    def test_images(self):
+        name = registry().host + "/from:%d" % os.getpid()
+        seen = []
+        for number, text in enumerate(("a", "a", "b")):
+            self.write("f", text)
+            self.dockerfile("FROM scratch\nCOPY f /f\nLABEL number=%d\nWORKDIR /%d\n" % (number, number))
+            self.build("--push", "-t", name)
+            self.dockerfile("FROM scratch\nCOPY --from=%s /f /g\n" % name)
+            result = self.ok("build", "--pull", "--explain", "-t", "x", self.context)
+            seen.append(re.search("explain: (hit|miss) .*COPY", result.err).group(1))
+            self.assertEqual(read(self.unpack("x"), "g"), text)
+        self.assertEqual(seen, ["miss", "hit", "miss"])
+
+    def test_any_order(self):
+        seed = int(os.environ.get("LAMINA_TEST_SEED", time.time_ns()))
+        r = random.Random(seed)
+        copies = ["COPY --from=made /d /d", "COPY --from=made /d/sub/ /d/large /d/\nCOPY --from=made /d /d", "COPY --link --from=made /d /d"]
+        other = self.dir + "/other"
+        for turn in range(15):
+            text = r.choice("ab")
+            self.state(r.randrange(4), text, r.choice(copies), r.choice("pq"))
+            shutil.rmtree(other, ignore_errors=True)
+            shutil.copytree(self.context, other)
+            args = r.choice([[], [], [], ["--no-cache"], ["--strict"], ["--no-cache-filter", "made"]])
+            self.ok("build", "-q", "-t", "x", *args, r.choice([self.context, other]))
+            self.assertEqual(self.text(), text, "seed %d, turn %d" % (seed, turn))
