@@ -29,13 +29,14 @@ struct ParentDirectory {
 
 class ReadWatch;
 
-// One thing that a source pattern selected.
+// One thing that a source pattern selected, or several files of one directory.
 struct SelectedSource {
   std::string named;           // the source as written, for messages
   std::string base_name;       // name it gets in a destination directory
   bool directory = false;      // its contents are copied
+  bool group = false;          // files of one directory that a pattern matched: each is copied under its name
   std::string parents_prefix;  // --parents: directories to make below the destination
-  std::shared_ptr<FileList> files;  // parents before children; for a file: exactly one; null for a heredoc
+  std::shared_ptr<FileList> files;  // parents before children; for a file: exactly one; for a group: some, by name; null for a heredoc
   std::vector<ParentDirectory> parent_directories;  // --parents: metadata of the directories in the prefix
   std::shared_ptr<const SourceTree> tree;
   std::shared_ptr<const ReadWatch> watch;             // of the reading of the files' bytes; may be null

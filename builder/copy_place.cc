@@ -36,10 +36,11 @@ struct Wish {
 // Gives the wishes of one source, parents first.
 class Feed {
  public:
-  // `lead`: the directory that is made before the files come; `base`: where the source's root goes. `source` is null for
-  // a directory alone. `destination` lives as long as the feed.
-  Feed(const SelectedSource* source, std::string lead, std::string base, const std::string& destination)
-      : source_(source), lead_(std::move(lead)), base_(std::move(base)), destination_(destination) {}
+  // `lead`: the directory that is made before the files come; `base`: where the source's root goes, or its only file.
+  // `source` is null for a directory alone. `destination` lives as long as the feed.
+  enum class Base { kRoot, kFile };
+  Feed(const SelectedSource* source, std::string lead, std::string base, Base what, const std::string& destination)
+      : source_(source), lead_(std::move(lead)), base_(std::move(base)), what_(what), destination_(destination) {}
 
   const SelectedSource* source() const { return source_; }
   const Wish& wish() const { return wish_; }
@@ -107,7 +108,7 @@ class Feed {
       ASSIGN_OR_RETURN(const bool more, cursor_->next(wish.file));
       if (!more) return false;
       if (source_->directory && wish.file.relative.empty()) continue;  // the destination itself
-      wish.path = child_of(base_, wish.file.relative);
+      wish.path = what_ == Base::kFile ? base_ : child_of(base_, wish.file.relative);
       wish.kind = wish.file.info.type == EntryType::kDirectory ? Wish::Kind::kDirectory : Wish::Kind::kFile;
       wish.index = cursor_->index();
       return true;
@@ -116,6 +117,7 @@ class Feed {
 
   const SelectedSource* source_;
   const std::string lead_, base_;
+  const Base what_;
   const std::string& destination_;
   size_t lead_end_ = 0;  // how much of the lead was given
   std::optional<FileList::Cursor> cursor_;
@@ -142,7 +144,8 @@ class PlacedEntries : public layers::EntrySource {
       directory = info && info->type == EntryType::kDirectory;
     }
     // Each would overwrite the one before.
-    const auto plain = std::count_if(selection.sources.begin(), selection.sources.end(), [](const SelectedSource& s) { return !s.directory && !s.archive; });
+    size_t plain = 0;
+    for (const SelectedSource& s : selection.sources) plain += s.group ? s.files->size() : !s.directory && !s.archive ? 1 : 0;
     if (plain > 1 && !copy_.parents && !directory) {
       return Error(ErrorKind::kInvalidInput, fmt::format("{} has several sources, so its destination must be a directory and end with /", copy_.is_add ? "ADD" : "COPY"))
           .with_note(fmt::format("write {}/", copy_.destination));
@@ -156,7 +159,7 @@ class PlacedEntries : public layers::EntrySource {
   }
 
   Result<void> begin_directory(const std::string& path) {
-    feeds_.emplace_back(nullptr, path, "", destination_);
+    feeds_.emplace_back(nullptr, path, "", Feed::Base::kRoot, destination_);
     return start();
   }
 
@@ -178,7 +181,7 @@ class PlacedEntries : public layers::EntrySource {
   Result<void> add(const SelectedSource& source, bool& directory) {
     const std::string base = copy_.parents && !source.archive ? child_of(destination_, source.parents_prefix) : destination_;
     if (source.directory) {
-      feeds_.emplace_back(&source, base, base, destination_);
+      feeds_.emplace_back(&source, base, base, Feed::Base::kRoot, destination_);
       directory = true;
       if (source.archive || base.empty()) return {};
       // The destination keeps its mode and owner and takes the source directory's time.
@@ -187,8 +190,12 @@ class PlacedEntries : public layers::EntrySource {
       return {};
     }
     const bool into_directory = copy_.parents || directory;
+    if (source.group && into_directory) {
+      feeds_.emplace_back(&source, base, base, Feed::Base::kRoot, destination_);
+      return {};
+    }
     const std::string target = into_directory ? child_of(base, source.base_name) : destination_;
-    feeds_.emplace_back(&source, parent_of(target), target, destination_);
+    feeds_.emplace_back(&source, parent_of(target), target, Feed::Base::kFile, destination_);
     return {};
   }
 

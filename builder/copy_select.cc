@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <functional>
 #include <iterator>
 
 #include "base/text.h"
@@ -14,6 +15,8 @@ namespace lamina::builder {
 namespace {
 
 using internal::child_of;
+using internal::name_of;
+using internal::parent_of;
 
 Error fail_at(const Step& step, SourceRange range, ErrorKind kind, std::string message, std::vector<std::string> notes) {
   Diagnostic d;
@@ -64,55 +67,88 @@ class Selector {
     // A leading "/" and any ".." stop at the root of the context or stage.
     const std::string root = clean_root(pivot);
     const std::string pattern = clean_root(text);
-    std::vector<std::string> matches;
-    const bool wildcards = parser::has_wildcards(pattern);
-    if (wildcards) {
-      RETURN_IF_ERROR(expand(root, path_components(pattern), 0, "", matches));
-      std::sort(matches.begin(), matches.end());
-      matches.erase(std::unique(matches.begin(), matches.end()), matches.end());
-    } else {
-      matches.push_back(parser::unescape_glob(pattern));
-    }
-    for (const std::string& match : matches) {
-      RETURN_IF_ERROR(take(source, root, match, !wildcards && !copy_.if_exists));
-    }
-    if (wildcards && matches.empty() && !copy_.if_exists) {
+    if (!parser::has_wildcards(pattern)) return take(source, root, parser::unescape_glob(pattern), !copy_.if_exists);
+    ASSIGN_OR_RETURN(const bool any, take_matches(source, root, path_components(pattern)));
+    if (!any && !copy_.if_exists) {
       selection_.warnings.push_back(fmt::format("{}: no file matches {}, so nothing is copied for it", step_.title, source.text));
     }
     return {};
+  }
+
+  // Byte by byte in order, each once. Those of one directory are found so, and need not be held.
+  Result<bool> take_matches(const parser::Word& source, const std::string& root, const std::vector<std::string>& parts) {
+    const bool one_directory = !copy_.parents && std::none_of(parts.begin(), parts.end() - 1, parser::has_wildcards);
+    bool any = false;
+    std::vector<std::string> matches;
+    open_group_ = nullptr;
+    RETURN_IF_ERROR(expand(root, parts, 0, "", [&](const std::string& match) -> Result<void> {
+      any = true;
+      if (one_directory) return take_match(source, root, match);
+      matches.push_back(match);
+      return {};
+    }));
+    std::sort(matches.begin(), matches.end());
+    matches.erase(std::unique(matches.begin(), matches.end()), matches.end());
+    for (const std::string& match : matches) RETURN_IF_ERROR(take_match(source, root, match));
+    return any;
+  }
+
+  // Files of a directory that come one after the other are one source. An archive, and what has its own parents, is one alone.
+  Result<void> take_match(const parser::Word& source, const std::string& root, const std::string& match) {
+    if (!copy_.is_add && !copy_.parents) {
+      const std::string path = child_of(root, match);
+      if (tree_->resolve(path, true).value_or("") == path) {  // no link leads elsewhere
+        ASSIGN_OR_RETURN(const std::optional<FileInfo> info, tree_->lstat(path));
+        if (info && info->type != EntryType::kDirectory) return add_to_group(source, path, *info);
+      }
+    }
+    open_group_ = nullptr;
+    return take(source, root, match, false);
+  }
+
+  Result<void> add_to_group(const parser::Word& source, const std::string& path, const FileInfo& info) {
+    const std::string name(name_of(path)), directory = parent_of(path);
+    if (excludes_.ignored(name)) return {};
+    if (open_group_ == nullptr || open_group_->root() != directory) {
+      SelectedSource group;
+      group.named = source.text;
+      group.tree = tree_;
+      group.group = true;
+      group.files = std::make_shared<FileList>(directory, temporary_file_);
+      open_group_ = group.files.get();
+      selection_.sources.push_back(std::move(group));
+    }
+    return add_file(path, name, info, *open_group_);
   }
 
   static std::string clean_root(const std::string& text) { return clean_path("/" + text).substr(1); }
 
   // Go's filepath.Match by components; "**" (only with --parents) stands for any number of directories.
   Result<void> expand(const std::string& root, const std::vector<std::string>& parts, size_t at, const std::string& here,
-                      std::vector<std::string>& out) {
-    if (at == parts.size()) {
-      out.push_back(here);
-      return {};
-    }
+                      const std::function<Result<void>(const std::string& match)>& found) {
+    if (at == parts.size()) return found(here);
     const std::string directory = here.empty() ? root : child_of(root, here);
     if (!parser::has_wildcards(parts[at])) {
       const std::string next = child_of(here, parser::unescape_glob(parts[at]));
       ASSIGN_OR_RETURN(const std::string resolved, tree_->resolve(child_of(root, next), true));
       ASSIGN_OR_RETURN(const auto info, tree_->lstat(resolved));
       if (!info || (at + 1 < parts.size() && info->type != EntryType::kDirectory)) return {};
-      return expand(root, parts, at + 1, next, out);
+      return expand(root, parts, at + 1, next, found);
     }
     ASSIGN_OR_RETURN(const std::string resolved, tree_->resolve(directory, true));
     ASSIGN_OR_RETURN(const auto info, tree_->lstat(resolved));
     if (!info || info->type != EntryType::kDirectory) return {};
     const bool any_depth = copy_.parents && parts[at] == "**";
-    if (any_depth) RETURN_IF_ERROR(expand(root, parts, at + 1, here, out));
+    if (any_depth) RETURN_IF_ERROR(expand(root, parts, at + 1, here, found));
     ASSIGN_OR_RETURN(const std::vector<DirectoryEntry> entries, tree_->list(resolved));
     for (const DirectoryEntry& entry : entries) {
       const std::string next = child_of(here, entry.name);
       if (any_depth) {
-        if (entry.type == EntryType::kDirectory) RETURN_IF_ERROR(expand(root, parts, at, next, out));
+        if (entry.type == EntryType::kDirectory) RETURN_IF_ERROR(expand(root, parts, at, next, found));
         continue;
       }
       ASSIGN_OR_RETURN(const bool match, parser::match_glob(parts[at], entry.name));
-      if (match) RETURN_IF_ERROR(expand(root, parts, at + 1, next, out));
+      if (match) RETURN_IF_ERROR(expand(root, parts, at + 1, next, found));
     }
     return {};
   }
@@ -130,8 +166,7 @@ class Selector {
     SelectedSource selected;
     selected.named = source.text;
     selected.tree = tree_;
-    const size_t slash = match.rfind('/');
-    selected.base_name = slash == std::string::npos ? match : match.substr(slash + 1);
+    selected.base_name = std::string(name_of(match));
     selected.directory = info->type == EntryType::kDirectory;
     if (copy_.parents) RETURN_IF_ERROR(add_parents(root, match, selected));
     selected.files = std::make_shared<FileList>(*resolved, temporary_file_);
@@ -150,7 +185,7 @@ class Selector {
       if (!prefix.empty() && excludes_.ignored(match) && selected.files->size() == 1) return {};
     } else {
       if (excludes_.ignored(copy_.parents ? match : selected.base_name)) return {};
-      RETURN_IF_ERROR(add_file(*resolved, *info, *selected.files));
+      RETURN_IF_ERROR(add_file(*resolved, "", *info, *selected.files));
     }
     selection_.sources.push_back(std::move(selected));
     return {};
@@ -197,10 +232,9 @@ class Selector {
                    {"exclude it with .dockerignore or --exclude"});
   }
 
-  Result<void> add_file(const std::string& path, const FileInfo& info, FileList& files) {
-    const size_t slash = path.rfind('/');
-    if (std::string_view(path).substr(slash == std::string::npos ? 0 : slash + 1).starts_with(".wh.")) return reserved_name(path);
-    SelectedFile file{"", info, tree_->known_digest(path, info), "", {}};
+  Result<void> add_file(const std::string& path, std::string relative, const FileInfo& info, FileList& files) {
+    if (name_of(path).starts_with(".wh.")) return reserved_name(path);
+    SelectedFile file{std::move(relative), info, tree_->known_digest(path, info), "", {}};
     if (info.type == EntryType::kSymlink) {
       ASSIGN_OR_RETURN(file.link_target, tree_->read_link(path));
     } else {
@@ -243,13 +277,11 @@ class Selector {
     }
     if (const std::string link = link_out_of_tree(named); !link.empty()) return fail_at(step_, source.range, ErrorKind::kNotFound, fmt::format("{}: {}", source.text, link), {"copy what it leads to into the context, or name its place with --build-context"});
     std::vector<std::string> notes;
-    const size_t slash = resolved.rfind('/');
-    const std::string directory = slash == std::string::npos ? "" : resolved.substr(0, slash);
+    const std::string directory = parent_of(resolved);
     if (const auto entries = tree_->list(directory)) {
       std::vector<std::string> names;
       for (const DirectoryEntry& e : *entries) names.push_back(e.name);
-      const std::string last = slash == std::string::npos ? resolved : resolved.substr(slash + 1);
-      if (const auto near = nearest_name(last, names)) notes.push_back("did you mean " + child_of(directory, *near) + "?");
+      if (const auto near = nearest_name(std::string(name_of(resolved)), names)) notes.push_back("did you mean " + child_of(directory, *near) + "?");
     }
     if (copy_.from.kind == SourceRef::Kind::kContext) {
       notes.push_back("paths are taken from the build context, not from the place of the Dockerfile");
@@ -264,6 +296,7 @@ class Selector {
   const TemporaryFile& temporary_file_;
   parser::IgnoreList excludes_;
   Selection selection_;
+  FileList* open_group_ = nullptr;  // of the selection's last source
 };
 
 char type_letter(EntryType type) {
@@ -342,7 +375,7 @@ Result<void> add_selection_inputs(const Selection& selection, KeyInputs& inputs)
     if (source.files) RETURN_IF_ERROR(links.note(source));
   }
   for (const SelectedSource& source : selection.sources) {
-    inputs.add("source", source.base_name + (source.directory ? "/" : "") + (source.parents_prefix.empty() ? "" : " in " + source.parents_prefix));
+    if (!source.group) inputs.add("source", source.base_name + (source.directory ? "/" : "") + (source.parents_prefix.empty() ? "" : " in " + source.parents_prefix));
     if (source.inline_content) {
       inputs.add("heredoc:" + source.base_name, "sha256:" + sha256_hex(*source.inline_content));
       continue;
@@ -355,6 +388,7 @@ Result<void> add_selection_inputs(const Selection& selection, KeyInputs& inputs)
       if (!more) break;
       // The destination's own directory keeps its metadata: the source root's does not matter.
       if (source.directory && file.relative.empty() && source.parents_prefix.empty()) continue;
+      if (source.group) inputs.add("source", file.relative);
       std::string value = content_value(file);
       if (const std::string* first = links.of(file)) value += " linked with " + *first;
       inputs.add(prefix + source.files->path_of(file), std::move(value));

@@ -36,6 +36,17 @@ class Copy(TestCase):
         root = self.tree_after("WORKDIR /app", "COPY *.txt ru?.sh ./", "COPY d/[ol]* sub/")
         self.assertEqual(self.files(root), ["app/a.txt", "app/run.sh", "app/sub/link" if os.path.islink(root + "/app/sub/link") else "app/sub/link", "app/sub/one"])
 
+    def test_files_that_a_wildcard_matches(self):
+        for name in ("m/a", "m/c", "m/d/in", "m/e", "n/a", "n/b"):
+            self.write(name, name)
+        os.symlink("../n/b", self.context + "/m/b")
+        os.symlink("m", self.context + "/l")
+        root = self.tree_after("COPY m/* /all/", "COPY [mn]/[ae] /later/", "COPY l/c* /one", "COPY --exclude=c m/[ac] /name", "COPY n/[ab] m/a l/[e] /more/")
+        self.assertEqual(self.files(root), ["all/a", "all/b", "all/c", "all/e", "all/in", "later/a", "later/e", "more/a", "more/b", "more/e", "name", "one"])
+        self.assertEqual([read(root, name) for name in ("all/b", "later/a", "later/e", "one", "name", "more/a")], ["n/b", "n/a", "m/e", "m/c", "m/a", "m/a"])
+        self.dockerfile("FROM scratch\nCOPY m/[ac] /x\n")
+        self.assertIn("end with /", self.fails(2, "build", self.context).err)
+
     def test_ignore_file(self):
         self.context_files()
         self.write(".dockerignore", "d\n!d/e\n*.sh\nDockerfile\n.dockerignore\n")
