@@ -60,12 +60,26 @@ Result<BlobForm> Store::blob(const LayerId& id, const CompressionOptions& option
   if (const LayerBlob* known = serving_blob(*this, meta, options); known != nullptr && meta.diff_id) {
     return BlobForm{known->descriptor, known->diff_id.value_or(*meta.diff_id)};
   }
+  if (const auto same = impl_->blob_of_same_tar(id, meta, options)) {
+    RETURN_IF_ERROR(impl_->update_meta(id, [&](LayerMeta& m) { impl_->enter_blob(m, *same); }));
+    return BlobForm{same->descriptor, same->diff_id.value_or(*meta.diff_id)};
+  }
   ASSIGN_OR_RETURN(std::optional<LayerBlob> made, options.indexed ? impl_->compress_indexed(id, meta, options, pool) : std::optional<LayerBlob>());
   if (!made) {
     ASSIGN_OR_RETURN(made, impl_->compress_plain(id, meta, options, pool));
   }
   ASSIGN_OR_RETURN(meta, impl_->update_meta(id, [&](LayerMeta& m) { impl_->enter_blob(m, *made); }));
   return BlobForm{made->descriptor, made->diff_id.value_or(*meta.diff_id)};
+}
+
+// What was made of another layer serves as well.
+std::optional<LayerBlob> Store::Impl::blob_of_same_tar(const LayerId& id, const LayerMeta& known, const CompressionOptions& options) {
+  const auto other = known.diff_id ? self->find_layer(*known.diff_id) : std::nullopt;
+  if (!other || *other == id) return std::nullopt;
+  const auto others = meta(*other);
+  if (!others || others->diff_id != known.diff_id) return std::nullopt;
+  const LayerBlob* const blob = serving_blob(*self, *others, options);
+  return blob == nullptr || blob->pulled ? std::nullopt : std::optional(*blob);
 }
 
 // The DiffId is learnt on the way, when it is not known yet.

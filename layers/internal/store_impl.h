@@ -151,6 +151,7 @@ struct Store::Impl {
   Result<Compressed> compress(const CompressionOptions& options, ThreadPool& pool, oci::FileFollower* follower, const std::function<Result<void>(ByteSink&)>& write);
   // Enters a blob among those of a layer, in the place of an equal one.
   static void enter_blob(LayerMeta& meta, const LayerBlob& blob);
+  std::optional<LayerBlob> blob_of_same_tar(const LayerId& id, const LayerMeta& known, const CompressionOptions& options);
   Result<LayerBlob> compress_plain(const LayerId& id, const LayerMeta& known, const CompressionOptions& options, ThreadPool& pool);
   Result<std::optional<LayerBlob>> compress_indexed(const LayerId& id, const LayerMeta& known, const CompressionOptions& options, ThreadPool& pool);
 

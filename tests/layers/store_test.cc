@@ -101,6 +101,30 @@ TEST_CASE_FIXTURE(Fixture, "many threads ask for one form and get one") {
   for (const std::string& d : digests) CHECK(d == digests[0]);
 }
 
+TEST_CASE_FIXTURE(Fixture, "what has the same tar is compressed once") {
+  ThreadPool pool(2);
+  const auto make = [&](const std::string& content) {
+    auto layer = store->begin_layer();
+    REQUIRE(layer);
+    REQUIRE(write_file_atomically(AT_FDCWD, layer->fs() + "/a", content, Durability::kNone));
+    return *store->seal(std::move(*layer), SealOptions{0});
+  };
+  const LayerId one = make("1"), two = make("1");
+  REQUIRE(one != two);
+  const auto diff_id = store->diff_id(one);  // this one is found by it
+  REQUIRE(*store->diff_id(two) == *diff_id);
+  const auto first = store->blob(one, {}, pool);
+  REQUIRE(first);
+  // Damaged, it could not be compressed.
+  REQUIRE(write_file_atomically(AT_FDCWD, dir.path() + "/store/layers/" + two.value + "/fs/a", "2", Durability::kNone));
+  const auto second = store->blob(two, {}, pool);
+  REQUIRE_MESSAGE(second, second.error().message());
+  CHECK(second->descriptor.digest == first->descriptor.digest);
+  CompressionOptions other;
+  other.level = 1;
+  CHECK(store->blob(two, other, pool).error().kind() == ErrorKind::kCorrupt);
+}
+
 TEST_CASE_FIXTURE(Fixture, "names and records") {
   const oci::Descriptor d = blob_of("m");
   REQUIRE(store->set_image("docker.io/library/a:1", d));
