@@ -118,7 +118,13 @@ class Executor {
   Result<Outcome> execute_body(const Step& step, const CopyStep& copy);
   Result<Outcome> execute_body(const Step& step, const WorkdirStep& workdir);
 
-  Result<void> add_mount_inputs(const Step& step, const RunStep& run, bool by_content, KeyInputs& inputs);
+  Result<Outcome> execute_run(const Step& step, const RunStep& run);
+  Result<KeyInputs> run_inputs(const Step& step, const RunStep& run);
+  Result<void> add_mount_inputs(const Step& step, const RunStep& run, KeyInputs& inputs);
+  Result<Selection> add_mounted_files(const Step& step, const PlannedMount& planned, std::shared_ptr<const SourceTree> tree, KeyInputs& inputs);
+  static std::vector<SourceRef> stage_mounts(const RunStep& run);
+  using Trees = std::vector<std::shared_ptr<const SourceTree>>;
+  Result<void> add_stage_files(const Step& step, const RunStep& run, const Trees& trees, KeyInputs& inputs);
   Result<void> add_mounts(const Step& step, const RunStep& run, internal::RunMounts& set);
   Result<layers::LayerId> run_command(const Step& step, const RunStep& run);
   // COPY and ADD.
@@ -135,18 +141,23 @@ class Executor {
   Result<Outcome> record_copy(const Step& step, const Selection& selection, KeyInputs inputs, layers::LayerId layer);
   Result<void> watch(const Step& step, Selection& selection);
 
-  // COPY from a stage or an image: executor_from.cc.
+  // What is read of stages and images: executor_from.cc.
   struct ByDefinition {
-    KeyInputs inputs;         // the key of the stage instead of its files
-    std::string any_content;  // key, whatever that stage holds
+    KeyInputs inputs;         // the keys of the stages instead of their files
+    std::string any_content;  // key, whatever those stages hold
   };
+  using Named = std::function<std::string(const SourceRef& from)>;
+  using AddFiles = std::function<Result<void>(const Trees& trees, KeyInputs& all)>;
+  Result<std::optional<ByDefinition>> definition(const KeyInputs& inputs, const std::function<void(KeyInputs& all, const Named& named)>& add);
   Result<std::optional<ByDefinition>> by_definition(const CopyStep& copy, const KeyInputs& inputs);
+  Result<std::optional<ByDefinition>> by_definition(const RunStep& run, const KeyInputs& inputs);
+  Result<void> put_by_definition(const Step& step, const ByDefinition& known, const Outcome& outcome);
   bool was_recorded(const Step& step);
   Result<Outcome> copy_from_layers(const Step& step, const CopyStep& copy, KeyInputs inputs, const ByDefinition& known);
   Result<Outcome> copy_undigested(const Step& step, const CopyStep& copy, const ByDefinition& known);
-  Result<Outcome> record_undigested(const Step& step, const CopyStep& copy, const ByDefinition& known, layers::LayerId layer);
-  Result<bool> digest_earlier(const Step& step, const CopyStep& copy, const KeyInputs& inputs, const ByDefinition& known);
-  Result<void> add_earlier_files(const Step& step, const CopyStep& copy, const std::vector<layers::LayerId>& source, KeyInputs& inputs);
+  Result<Outcome> record_undigested(const Step& step, const std::vector<SourceRef>& sources, const ByDefinition& known, layers::LayerId layer);
+  Result<bool> digest_earlier(const Step& step, const std::vector<SourceRef>& sources, const KeyInputs& inputs, const ByDefinition& known, const AddFiles& add_files);
+  Result<std::shared_ptr<const SourceTree>> earlier_tree(const SourceRef& from, const std::vector<layers::LayerId>& layers);
 
   // A COPY on top of a layer that is being written: executor_early.cc.
   std::vector<int> followers(const Step& step, bool fresh);

@@ -27,6 +27,15 @@ bool known_by_content(const PlannedMount& planned) {
   return planned.mount.type == parser::MountType::kBind && planned.from.kind == SourceRef::Kind::kStage && clean_path("/" + planned.mount.source) != "/";
 }
 
+Result<void> must_exist(const SourceTree& tree, const std::string& source) {
+  ASSIGN_OR_RETURN(const std::string path, tree.resolve(clean_path("/" + source).substr(1), true));
+  ASSIGN_OR_RETURN(const std::optional<FileInfo> info, tree.lstat(path));
+  if (!info) return Error(ErrorKind::kNotFound, fmt::format("{} was not found in the {}", printable(source), tree.name()));
+  return {};
+}
+
+std::string mount_prefix(size_t number) { return fmt::format("mount[{}].", number); }
+
 // The merged root has the attributes of the upper directory: give it those of the root below.
 Result<void> copy_root_attributes(const std::string& upper, const std::vector<std::string>& snapshots) {
   if (snapshots.empty()) {
@@ -69,6 +78,13 @@ void add_variable(std::vector<std::string>& environment, const std::string& name
 
 Result<Outcome> Executor::execute_body(const Step& step, const RunStep& run) {
   --commands_ahead_;
+  auto outcome = execute_run(step, run);
+  if (!outcome) return at_instruction(step, std::move(outcome).error());
+  return outcome;
+}
+
+// All but the files of stages.
+Result<KeyInputs> Executor::run_inputs(const Step& step, const RunStep& run) {
   KeyInputs inputs = common_inputs(step, "RUN");
   for (size_t i = 0; i < run.argv.size(); ++i) inputs.add_text(fmt::format("argv[{}]", i), run.argv[i]);
   if (run.script) inputs.add_text("script " + run.script->first, run.script->second);
@@ -82,35 +98,42 @@ Result<Outcome> Executor::execute_body(const Step& step, const RunStep& run) {
   for (const std::string& limit : env_.request.ulimits) inputs.add("ulimit", limit);
   if (env_.request.shm_size_bytes != BuildRequest().shm_size_bytes) inputs.add("size of /dev/shm", std::to_string(env_.request.shm_size_bytes));
   for (const PlannedDevice& device : run.devices) inputs.add("device " + device.name, join(device.edits.names, " "));
+  RETURN_IF_ERROR(add_mount_inputs(step, run, inputs));
+  return inputs;
+}
 
-  // Mounted files of a stage whose own steps are known to be the same need not be read at all.
-  const bool reads_stage = std::any_of(run.mounts.begin(), run.mounts.end(), known_by_content);
-  KeyInputs by_definition;
-  if (reads_stage) {
-    ASSIGN_OR_RETURN(by_definition, inputs.fork());
-    RETURN_IF_ERROR(add_mount_inputs(step, run, false, by_definition));
-    if (auto hit = recorded(step, by_definition)) return std::move(*hit);
+Result<Outcome> Executor::execute_run(const Step& step, const RunStep& run) {
+  ASSIGN_OR_RETURN(KeyInputs inputs, run_inputs(step, run));
+  ASSIGN_OR_RETURN(const std::optional<ByDefinition> known, by_definition(run, inputs));
+  if (known) {
+    if (auto hit = recorded(step, known->inputs)) return std::move(*hit);
+    const auto add_files = [&](const Trees& trees, KeyInputs& all) { return add_stage_files(step, run, trees, all); };
+    ASSIGN_OR_RETURN(const bool by_content, digest_earlier(step, stage_mounts(run), inputs, *known, add_files));
+    if (!by_content) {
+      ASSIGN_OR_RETURN(layers::LayerId layer, run_command(step, run));
+      return record_undigested(step, stage_mounts(run), *known, std::move(layer));
+    }
+    Trees trees;
+    for (const SourceRef& from : stage_mounts(run)) {
+      ASSIGN_OR_RETURN(trees.emplace_back(), tree_of(from));
+    }
+    RETURN_IF_ERROR(add_files(trees, inputs));
   }
-  RETURN_IF_ERROR(add_mount_inputs(step, run, reads_stage, inputs));
   auto outcome = recorded(step, inputs);
   if (!outcome) {
-    auto layer = run_command(step, run);
-    if (!layer) return at_instruction(step, std::move(layer).error());
-    ASSIGN_OR_RETURN(outcome, record(step, inputs, std::move(*layer)));
+    ASSIGN_OR_RETURN(layers::LayerId layer, run_command(step, run));
+    ASSIGN_OR_RETURN(outcome, record(step, inputs, std::move(layer)));
   }
-  if (reads_stage) {
-    RETURN_IF_ERROR(records_.put(by_definition, outcome->record, step.identity + "\nby definition"));
-  }
+  if (known) RETURN_IF_ERROR(put_by_definition(step, *known, *outcome));
   return std::move(*outcome);
 }
 
-// What a cache or secret holds is no input; what a cache starts with is. Files of a stage are known by its steps or,
-// `by_content`, by their bytes.
-Result<void> Executor::add_mount_inputs(const Step& step, const RunStep& run, bool by_content, KeyInputs& inputs) {
-  int number = 0;
-  for (const PlannedMount& planned : run.mounts) {
+// What a cache or secret holds is no input; what a cache starts with is. Files of a stage are added otherwise.
+Result<void> Executor::add_mount_inputs(const Step& step, const RunStep& run, KeyInputs& inputs) {
+  for (size_t number = 0; number < run.mounts.size(); ++number) {
+    const PlannedMount& planned = run.mounts[number];
     const parser::Mount& m = planned.mount;
-    const std::string prefix = fmt::format("mount[{}].", number++);
+    const std::string prefix = mount_prefix(number);
     inputs.add(prefix + "type", std::to_string(static_cast<int>(m.type)));
     inputs.add(prefix + "target", m.target);
     const bool cache = m.type == parser::MountType::kCache;
@@ -118,22 +141,55 @@ Result<void> Executor::add_mount_inputs(const Step& step, const RunStep& run, bo
                                                m.mode.value_or(0), m.uid.value_or(0), m.gid.value_or(0), m.size_bytes.value_or(0)));
     if (m.type != parser::MountType::kBind && !(cache && !m.from.empty())) continue;
     inputs.add(prefix + "source", m.source);
-    const std::string key = key_of_source(planned.from);
-    if (!key.empty() && !(by_content && known_by_content(planned))) {
+    if (known_by_content(planned)) continue;
+    if (const std::string key = key_of_source(planned.from); !key.empty()) {
       inputs.add(prefix + "from", key);
       continue;
     }
-    CopyStep everything;
-    everything.from = planned.from;
-    everything.sources.push_back(literal_path(m.source, step.instruction.range));
     ASSIGN_OR_RETURN(const std::shared_ptr<const SourceTree> tree, tree_of(planned.from));
-    ASSIGN_OR_RETURN(Selection selection, select_sources(everything, step, tree, env_.pool, env_.store.temporary_files()));
-    RETURN_IF_ERROR(digest_selection(selection, env_.pool));
-    RETURN_IF_ERROR(add_selection_inputs(selection, inputs));
-    // A stage's directory is mounted as it is, with its own attributes; a context's files are laid out anew.
-    if (!key.empty()) RETURN_IF_ERROR(add_root_inputs(selection, prefix, inputs));
+    RETURN_IF_ERROR(add_mounted_files(step, planned, tree, inputs));
   }
   return {};
+}
+
+Result<Selection> Executor::add_mounted_files(const Step& step, const PlannedMount& planned, std::shared_ptr<const SourceTree> tree, KeyInputs& inputs) {
+  CopyStep everything;
+  everything.from = planned.from;
+  everything.sources.push_back(literal_path(planned.mount.source, step.instruction.range));
+  ASSIGN_OR_RETURN(Selection selection, select_sources(everything, step, std::move(tree), env_.pool, env_.store.temporary_files()));
+  RETURN_IF_ERROR(digest_selection(selection, env_.pool));
+  RETURN_IF_ERROR(add_selection_inputs(selection, inputs));
+  return selection;
+}
+
+// The stages whose files are mounted, in the order of the mounts.
+std::vector<SourceRef> Executor::stage_mounts(const RunStep& run) {
+  std::vector<SourceRef> out;
+  for (const PlannedMount& planned : run.mounts) {
+    if (known_by_content(planned)) out.push_back(planned.from);
+  }
+  return out;
+}
+
+// Of as many trees.
+Result<void> Executor::add_stage_files(const Step& step, const RunStep& run, const Trees& trees, KeyInputs& inputs) {
+  auto tree = trees.begin();
+  for (size_t number = 0; number < run.mounts.size(); ++number) {
+    if (!known_by_content(run.mounts[number])) continue;
+    ASSIGN_OR_RETURN(const Selection selection, add_mounted_files(step, run.mounts[number], *tree++, inputs));
+    // A stage's directory is mounted as it is, with its own attributes; a context's files are laid out anew.
+    RETURN_IF_ERROR(add_root_inputs(selection, mount_prefix(number), inputs));
+  }
+  return {};
+}
+
+Result<std::optional<Executor::ByDefinition>> Executor::by_definition(const RunStep& run, const KeyInputs& inputs) {
+  if (stage_mounts(run).empty()) return std::optional<ByDefinition>();
+  return definition(inputs, [&](KeyInputs& all, const Named& named) {
+    for (size_t number = 0; number < run.mounts.size(); ++number) {
+      if (known_by_content(run.mounts[number])) all.add(mount_prefix(number) + "from", named(run.mounts[number].from));
+    }
+  });
 }
 
 Result<void> Executor::add_mounts(const Step& step, const RunStep& run, internal::RunMounts& set) {
@@ -166,6 +222,8 @@ Result<void> Executor::add_mounts(const Step& step, const RunStep& run, internal
           RETURN_IF_ERROR(set.add_context(m, step, std::move(tree), env_.pool));
         } else {
           ASSIGN_OR_RETURN(const std::vector<std::string> stack, snapshots_of_source(planned.from));
+          ASSIGN_OR_RETURN(const std::shared_ptr<const SourceTree> tree, tree_of(planned.from));
+          RETURN_IF_ERROR(must_exist(*tree, m.source));
           RETURN_IF_ERROR(set.add_stack(m, stack));
         }
         break;

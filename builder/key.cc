@@ -319,21 +319,29 @@ Result<void> RecordBook::put(const KeyInputs& inputs, const StepRecord& record, 
   return store_.put_record(inputs_key(step_identity), *inputs.text());
 }
 
-// File: "lamina-undigested 1\n<key or nothing>\n<number of layers>\n", and each one's id with "\n".
+// File: "lamina-undigested 1\n<key or nothing>\n<number of sources>\n", and a line for each: the ids of its layers, " " between.
 std::optional<Undigested> RecordBook::undigested(const std::string& key) {
   const auto text = store_.record(key);
   if (!text || !*text) return std::nullopt;
   const std::vector<std::string> lines = split(**text, '\n');
   // One layer less would be other files.
-  if (lines.size() < 4 || lines[0] != kUndigestedFormat || lines[2] != std::to_string(lines.size() - 4)) return std::nullopt;
+  if (lines.size() < 4 || lines[0] != kUndigestedFormat || lines[2] != std::to_string(lines.size() - 4) || !lines.back().empty()) return std::nullopt;
   Undigested step{lines[1], {}};
-  for (size_t i = 3; i + 1 < lines.size(); ++i) step.source.push_back(layers::LayerId{lines[i]});
+  for (size_t i = 3; i + 1 < lines.size(); ++i) {
+    std::vector<layers::LayerId>& source = step.sources.emplace_back();
+    if (lines[i].empty()) continue;
+    for (std::string& layer : split(lines[i], ' ')) source.push_back(layers::LayerId{std::move(layer)});
+  }
   return step;
 }
 
 Result<void> RecordBook::put_undigested(const std::string& key, const Undigested& step) {
-  std::string text = fmt::format("{}\n{}\n{}\n", kUndigestedFormat, step.record_key, step.source.size());
-  for (const layers::LayerId& layer : step.source) text += layer.value + "\n";
+  std::string text = fmt::format("{}\n{}\n{}\n", kUndigestedFormat, step.record_key, step.sources.size());
+  for (const auto& source : step.sources) {
+    std::vector<std::string> layers;
+    for (const layers::LayerId& layer : source) layers.push_back(layer.value);
+    text += join(layers, " ") + "\n";
+  }
   return store_.put_record(key, text);
 }
 

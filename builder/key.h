@@ -59,10 +59,11 @@ struct StepRecord {
   std::string chain;
 };
 
-// Says that a step was recorded without its sources being digested, or that it was and was digested since.
+// Says that a step was recorded without what it reads of stages and images being digested, or that it was and was digested
+// since.
 struct Undigested {
-  std::string record_key;               // of its record; empty: digested since
-  std::vector<layers::LayerId> source;  // what it copied from, bottom first
+  std::string record_key;                             // of its record; empty: digested since
+  std::vector<std::vector<layers::LayerId>> sources;  // what it read, in its order; the layers of each bottom first
 };
 
 // The records of a store. Any thread.

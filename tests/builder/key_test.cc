@@ -149,16 +149,16 @@ TEST_CASE("what was not digested is remembered with all its layers, or not at al
   RecordBook book(**store);
   const std::string key(64, 'a');
   CHECK_FALSE(book.undigested(key));
-  const std::vector<layers::LayerId> layers{{"b.0123456789abcdef"}, {"l.0123456789abcdef"}};
-  REQUIRE(book.put_undigested(key, {std::string(64, 'b'), layers}));
+  const std::vector<std::vector<layers::LayerId>> sources{{{"b.0123456789abcdef"}, {"l.0123456789abcdef"}}, {}, {{"b.1"}}};
+  REQUIRE(book.put_undigested(key, {std::string(64, 'b'), sources}));
   REQUIRE(book.undigested(key));
   CHECK(book.undigested(key)->record_key == std::string(64, 'b'));
-  CHECK(book.undigested(key)->source == layers);
+  CHECK(book.undigested(key)->sources == sources);
   const std::string whole = **(*store)->record(key);
   for (size_t size = 0; size < whole.size(); ++size) {
     REQUIRE((*store)->put_record(key, whole.substr(0, size)));
     CHECK_FALSE(book.undigested(key));
   }
-  REQUIRE(book.put_undigested(key, {}));  // a stage from scratch has no layers
-  CHECK(book.undigested(key)->source.empty());
+  REQUIRE(book.put_undigested(key, {}));
+  CHECK(book.undigested(key)->sources.empty());
 }

@@ -1,4 +1,4 @@
-"""COPY from stages and images that are made anew: what comes out the same is not copied again, and nothing else is spared."""
+"""Steps that read stages and images which are made anew: what comes out the same is not done again, and nothing else is spared."""
 
 import glob
 import random
@@ -49,7 +49,7 @@ class From(TestCase):
         self.assertEqual(spans(), [])
         self.state(2, "b")
         self.explained("--trace", self.dir + "/trace")
-        self.assertIn("digest what was copied before", spans())
+        self.assertIn("digest what was read before", spans())
         self.state(3, "c")
         self.explained("--trace", self.dir + "/trace")
         self.assertEqual(set(spans()), {"digest"})
@@ -96,13 +96,31 @@ class From(TestCase):
         [note] = subprocess.run(["grep", "-rl", "^lamina-undigested", self.store + "/records"], capture_output=True, text=True).stdout.split()
         with open(note, "rb") as f:
             whole = f.read()
-        for number, damaged in enumerate((b"", whole[:30], whole[:whole[:-1].rindex(b"\n") + 1], whole[:-5], b"\0" * len(whole), whole.replace(b"\n2\n", b"\n1\n"))):
+        for number, damaged in enumerate((b"", whole[:30], whole[:whole[:-1].rindex(b"\n") + 1], whole[:-5], b"\0" * len(whole), whole.replace(b"\n1\n", b"\n2\n"))):
             with open(note, "wb") as f:
                 f.write(damaged)
             text = "ab"[number % 2]
             self.state(2 + number, text)
             self.explained()
             self.assertEqual(self.text(), text)
+
+    def mounting(self, number, *texts, source="/d"):
+        lines = ["FROM %s AS made%d\nRUN mkdir -p /d && echo %s > /d/x && : %d" % (busybox(), i, text, number) for i, text in enumerate(texts)]
+        mounts = " ".join("--mount=from=made%d,source=%s,target=/m%d" % (i, source, i) for i in range(len(texts)))
+        self.dockerfile("\n".join(lines) + "\nFROM %s\nRUN %s mkdir /d && cat /m*/x > /d/all\nRUN cat /d/all\n" % (busybox(), mounts))
+
+    def test_mounted_files(self):
+        seen = []
+        for number, texts in enumerate(("ab", "ab", "ac", "ab", "cb", "ac")):
+            self.mounting(number, *texts)
+            said = self.explained("--trace", self.dir + "/trace")
+            seen.append(said["stage-2 RUN"][0])  # of both, the last
+            self.assertEqual(read(self.unpack("x"), "d/all").split(), list(texts))
+            if number == 0:
+                self.assertFalse([e for e in json.load(open(self.dir + "/trace"))["traceEvents"] if e.get("cat") == "copy"])
+        self.assertEqual(seen, ["miss", "hit", "miss", "hit", "miss", "hit"])
+        self.mounting(9, "a", "b", source="/none")
+        self.assertIn("/none was not found in the stage made0", self.fails(1, "build", self.context).err)
 
     def test_images(self):
         name = registry().host + "/from:%d" % os.getpid()
