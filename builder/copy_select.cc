@@ -96,10 +96,13 @@ class Selector {
   // Files of a directory that come one after the other are one source. An archive, and what has its own parents, is one alone.
   Result<void> take_match(const parser::Word& source, const std::string& root, const std::string& match) {
     if (!copy_.is_add && !copy_.parents) {
-      const std::string path = child_of(root, match);
-      if (tree_->resolve(path, true).value_or("") == path) {  // no link leads elsewhere
+      const std::string path = child_of(root, match), directory = parent_of(path);
+      if (!real_directory_ || *real_directory_ != directory) {
+        ASSIGN_OR_RETURN(real_directory_, tree_->resolve(directory, true));
+      }
+      if (*real_directory_ == directory) {  // no link leads elsewhere
         ASSIGN_OR_RETURN(const std::optional<FileInfo> info, tree_->lstat(path));
-        if (info && info->type != EntryType::kDirectory) return add_to_group(source, path, *info);
+        if (info && info->type != EntryType::kDirectory && info->type != EntryType::kSymlink) return add_to_group(source, path, *info);
       }
     }
     open_group_ = nullptr;
@@ -297,6 +300,7 @@ class Selector {
   parser::IgnoreList excludes_;
   Selection selection_;
   FileList* open_group_ = nullptr;  // of the selection's last source
+  std::optional<std::string> real_directory_;  // that matches were found in
 };
 
 char type_letter(EntryType type) {
