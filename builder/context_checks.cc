@@ -14,7 +14,6 @@ namespace lamina::builder::internal {
 
 namespace {
 
-
 // Relative to the root, ".." stops there.
 std::string in_context(const std::string& source) { return clean_path("/" + source).substr(1); }
 
@@ -53,7 +52,7 @@ bool is_secret(const SourceTree& tree, const std::string& path) { return is_secr
 }  // namespace
 
 bool is_secret_name(std::string_view path) {
-  const std::string name = to_lower(internal::name_of(path));
+  const std::string name = to_lower(name_of(path));
   static const std::set<std::string, std::less<>> kNames = {".env",   ".npmrc",           ".netrc",      "_netrc",    ".pypirc",     ".pgpass",  ".my.cnf",    ".git-credentials",
                                                            ".htpasswd", ".dockercfg", ".vault-token", "id_rsa", "id_dsa", "id_ecdsa", "id_ed25519", "id_ecdsa_sk", "id_ed25519_sk"};
   if (kNames.contains(name)) return true;
@@ -133,7 +132,7 @@ void ContextChecks::check_secrets(const parser::ContextCopy& copy, const parser:
     const auto info = context_.lstat(path);
     if (!info || !*info) continue;
     if ((*info)->type != EntryType::kDirectory) {
-      if (is_secret(context_, path) && !excludes->ignored(std::string(internal::name_of(path)))) secrets.push_back(path);
+      if (is_secret(context_, path) && !excludes->ignored(std::string(name_of(path)))) secrets.push_back(path);
       continue;
     }
     for (const std::string& secret : secrets_) {

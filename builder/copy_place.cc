@@ -145,7 +145,13 @@ class PlacedEntries : public layers::EntrySource {
     }
     // Each would overwrite the one before.
     size_t plain = 0;
-    for (const SelectedSource& s : selection.sources) plain += s.group ? s.files->size() : !s.directory && !s.archive ? 1 : 0;
+    for (const SelectedSource& source : selection.sources) {
+      if (source.group) {
+        plain += source.files->size();
+      } else if (!source.directory && !source.archive) {
+        ++plain;
+      }
+    }
     if (plain > 1 && !copy_.parents && !directory) {
       return Error(ErrorKind::kInvalidInput, fmt::format("{} has several sources, so its destination must be a directory and end with /", copy_.is_add ? "ADD" : "COPY"))
           .with_note(fmt::format("write {}/", copy_.destination));

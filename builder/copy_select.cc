@@ -96,28 +96,35 @@ class Selector {
   // Files of a directory that come one after the other are one source. An archive, and what has its own parents, is one alone.
   Result<void> take_match(const parser::Word& source, const std::string& root, const std::string& match) {
     if (!copy_.is_add && !copy_.parents) {
-      const std::string path = child_of(root, match), directory = parent_of(path);
-      if (!real_directory_ || *real_directory_ != directory) {
-        ASSIGN_OR_RETURN(real_directory_, tree_->resolve(directory, true));
-      }
-      if (*real_directory_ == directory) {  // no link leads elsewhere
-        ASSIGN_OR_RETURN(const std::optional<FileInfo> info, tree_->lstat(path));
-        if (info && info->type != EntryType::kDirectory && info->type != EntryType::kSymlink) return add_to_group(source, path, *info);
-      }
+      ASSIGN_OR_RETURN(const std::string directory, resolved_directory(parent_of(child_of(root, match))));
+      const std::string path = child_of(directory, name_of(match));
+      ASSIGN_OR_RETURN(const std::optional<FileInfo> info, tree_->lstat(path));
+      if (info && info->type != EntryType::kDirectory && info->type != EntryType::kSymlink) return add_to_group(source, path, *info);
     }
     open_group_ = nullptr;
     return take(source, root, match, false);
   }
 
+  // Most matches are in the directory of the one before; in another one begins another group, also where both are links to
+  // the same.
+  Result<std::string> resolved_directory(const std::string& directory) {
+    if (!resolved_ || resolved_->first != directory) {
+      open_group_ = nullptr;
+      ASSIGN_OR_RETURN(std::string real, tree_->resolve(directory, true));
+      resolved_.emplace(directory, std::move(real));
+    }
+    return resolved_->second;
+  }
+
   Result<void> add_to_group(const parser::Word& source, const std::string& path, const FileInfo& info) {
-    const std::string name(name_of(path)), directory = parent_of(path);
+    const std::string name(name_of(path));
     if (excludes_.ignored(name)) return {};
-    if (open_group_ == nullptr || open_group_->root() != directory) {
+    if (open_group_ == nullptr) {
       SelectedSource group;
       group.named = source.text;
       group.tree = tree_;
       group.group = true;
-      group.files = std::make_shared<FileList>(directory, temporary_file_);
+      group.files = std::make_shared<FileList>(parent_of(path), temporary_file_);
       open_group_ = group.files.get();
       selection_.sources.push_back(std::move(group));
     }
@@ -300,7 +307,7 @@ class Selector {
   parser::IgnoreList excludes_;
   Selection selection_;
   FileList* open_group_ = nullptr;  // of the selection's last source
-  std::optional<std::string> real_directory_;  // that matches were found in
+  std::optional<std::pair<std::string, std::string>> resolved_;  // a directory and where its links lead
 };
 
 char type_letter(EntryType type) {

@@ -148,10 +148,10 @@ class Executor {
   };
   using Named = std::function<std::string(const SourceRef& from)>;
   using AddFiles = std::function<Result<void>(const Trees& trees, KeyInputs& all)>;
-  Result<std::optional<ByDefinition>> definition(const KeyInputs& inputs, const std::function<void(KeyInputs& all, const Named& named)>& add);
-  Result<std::optional<ByDefinition>> by_definition(const CopyStep& copy, const KeyInputs& inputs);
-  Result<std::optional<ByDefinition>> by_definition(const RunStep& run, const KeyInputs& inputs);
-  Result<void> put_by_definition(const Step& step, const ByDefinition& known, const Outcome& outcome);
+  Result<std::optional<ByDefinition>> definition(const Step& step, const KeyInputs& inputs, const std::function<void(KeyInputs& all, const Named& named)>& add);
+  Result<std::optional<ByDefinition>> by_definition(const Step& step, const CopyStep& copy, const KeyInputs& inputs);
+  Result<std::optional<ByDefinition>> by_definition(const Step& step, const RunStep& run, const KeyInputs& inputs);
+  Result<void> put_by_definition(const Step& step, const ByDefinition& known, Outcome& outcome);
   bool was_recorded(const Step& step);
   Result<Outcome> copy_from_layers(const Step& step, const CopyStep& copy, KeyInputs inputs, const ByDefinition& known);
   Result<Outcome> copy_undigested(const Step& step, const CopyStep& copy, const ByDefinition& known);

@@ -50,7 +50,7 @@ Result<Outcome> Executor::execute_body(const Step& step, const CopyStep& copy) {
     if (*made) return std::move(**made);
   }
   ASSIGN_OR_RETURN(KeyInputs inputs, copy_inputs(step, copy));
-  ASSIGN_OR_RETURN(const std::optional<ByDefinition> known, by_definition(copy, inputs));
+  ASSIGN_OR_RETURN(const std::optional<ByDefinition> known, by_definition(step, copy, inputs));
   auto made = known ? copy_from_layers(step, copy, std::move(inputs), *known) : select_and_place(step, copy, std::move(inputs));
   if (!made) return at_instruction(step, std::move(made).error());
   if (early) made->as_placed = false;  // it is not what it was at first

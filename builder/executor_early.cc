@@ -56,7 +56,7 @@ Result<std::optional<Outcome>> Executor::execute_early(const Step& step, const C
   if (!made) return std::move(made).error();
   for (const std::string& warning : made->selection.warnings) env_.warning(warning);
   ASSIGN_OR_RETURN(KeyInputs inputs, copy_inputs(step, copy));
-  ASSIGN_OR_RETURN(const std::optional<ByDefinition> known, by_definition(copy, inputs));
+  ASSIGN_OR_RETURN(const std::optional<ByDefinition> known, by_definition(step, copy, inputs));
   ASSIGN_OR_RETURN(Outcome outcome, known ? record_undigested(step, {copy.from}, *known, std::move(made->layer))
                                           : record_copy(step, made->selection, std::move(inputs), std::move(made->layer)));
   return std::optional(std::move(outcome));

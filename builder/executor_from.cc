@@ -14,26 +14,30 @@ Result<bool> lost(const Error& error) { return error.kind() == ErrorKind::kCance
 }  // namespace
 
 // `add` adds what is said of the sources, each under the name that it is given for it.
-Result<std::optional<Executor::ByDefinition>> Executor::definition(const KeyInputs& inputs, const std::function<void(KeyInputs& all, const Named& named)>& add) {
+Result<std::optional<Executor::ByDefinition>> Executor::definition(const Step& step, const KeyInputs& inputs, const std::function<void(KeyInputs& all, const Named& named)>& add) {
   ASSIGN_OR_RETURN(KeyInputs own, inputs.fork());
   add(own, [this](const SourceRef& from) { return key_of_source(from); });
   ASSIGN_OR_RETURN(KeyInputs any, inputs.fork());
+  any.add("read for", env_.plan.stages.at(step.stage).config.platform.text());  // a linked COPY's other inputs do not say it
   add(any, [](const SourceRef& from) { return "any " + name_of_source(from); });
   ASSIGN_OR_RETURN(std::string key, any.key());
   return std::optional(ByDefinition{std::move(own), std::move(key)});
 }
 
 // Nothing when the source is a context.
-Result<std::optional<Executor::ByDefinition>> Executor::by_definition(const CopyStep& copy, const KeyInputs& inputs) {
+Result<std::optional<Executor::ByDefinition>> Executor::by_definition(const Step& step, const CopyStep& copy, const KeyInputs& inputs) {
   if (key_of_source(copy.from).empty()) return std::optional<ByDefinition>();
-  return definition(inputs, [&](KeyInputs& all, const Named& named) {
+  return definition(step, inputs, [&](KeyInputs& all, const Named& named) {
     all.add("from", named(copy.from));
     for (const parser::Word& source : copy.sources) all.add("path", source.text);
     for (const auto& [name, content] : copy.inline_files) all.add("heredoc:" + name, sha256_hex(content));
   });
 }
 
-Result<void> Executor::put_by_definition(const Step& step, const ByDefinition& known, const Outcome& outcome) {
+// Of a step that was looked for by content. The newest inputs by content may be older than the last execution: what differs
+// from that, besides what was read, is said first.
+Result<void> Executor::put_by_definition(const Step& step, const ByDefinition& known, Outcome& outcome) {
+  if (!outcome.cached) outcome.why = records_.difference_but_sources(known.inputs, name_by_definition(step)).value_or(outcome.why);
   return records_.put(known.inputs, outcome.record, name_by_definition(step));
 }
 

@@ -104,7 +104,7 @@ Result<KeyInputs> Executor::run_inputs(const Step& step, const RunStep& run) {
 
 Result<Outcome> Executor::execute_run(const Step& step, const RunStep& run) {
   ASSIGN_OR_RETURN(KeyInputs inputs, run_inputs(step, run));
-  ASSIGN_OR_RETURN(const std::optional<ByDefinition> known, by_definition(run, inputs));
+  ASSIGN_OR_RETURN(const std::optional<ByDefinition> known, by_definition(step, run, inputs));
   if (known) {
     if (auto hit = recorded(step, known->inputs)) return std::move(*hit);
     const auto add_files = [&](const Trees& trees, KeyInputs& all) { return add_stage_files(step, run, trees, all); };
@@ -183,9 +183,9 @@ Result<void> Executor::add_stage_files(const Step& step, const RunStep& run, con
   return {};
 }
 
-Result<std::optional<Executor::ByDefinition>> Executor::by_definition(const RunStep& run, const KeyInputs& inputs) {
+Result<std::optional<Executor::ByDefinition>> Executor::by_definition(const Step& step, const RunStep& run, const KeyInputs& inputs) {
   if (stage_mounts(run).empty()) return std::optional<ByDefinition>();
-  return definition(inputs, [&](KeyInputs& all, const Named& named) {
+  return definition(step, inputs, [&](KeyInputs& all, const Named& named) {
     for (size_t number = 0; number < run.mounts.size(); ++number) {
       if (known_by_content(run.mounts[number])) all.add(mount_prefix(number) + "from", named(run.mounts[number].from));
     }

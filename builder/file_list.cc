@@ -78,6 +78,8 @@ std::string FileList::path_of(const SelectedFile& file) const {
 }
 
 Result<void> FileList::append(const SelectedFile& file) {
+  if (count_ != 0 && !layers::path_less(last_, file.relative)) return Error(ErrorKind::kInternal, "selected files come out of order");
+  last_ = file.relative;
   auto pages = pages_.lock();
   const size_t number = count_ / kPageFiles;
   if (count_ % kPageFiles == 0) {

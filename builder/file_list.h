@@ -34,7 +34,7 @@ class FileList {
   // In the tree.
   std::string path_of(const SelectedFile& file) const;
 
-  // One thread, before any other call.
+  // One thread, before any other call. kInternal when it is not behind the one before.
   Result<void> append(const SelectedFile& file);
   size_t size() const { return count_; }
   uint64_t content_bytes() const { return content_bytes_; }  // of all regular files
@@ -81,6 +81,7 @@ class FileList {
   const std::string root_;
   const TemporaryFile temporary_file_;
   size_t count_ = 0;
+  std::string last_;  // what was appended last
   uint64_t content_bytes_ = 0;
   mutable Guarded<Pages> pages_;
 };

@@ -182,6 +182,7 @@ class Differences {
     }
   }
 
+  bool any() const { return count_ != 0; }
   std::string text() const {
     if (found_.empty()) return "nothing differs, but its layer is no longer in the store";
     const std::string named = join(found_, "; ");
@@ -260,9 +261,10 @@ Result<void> compare_files(InputReader& before, InputReader& now, Differences& d
   return {};
 }
 
-}  // namespace
+// Which stage or image is read, as a key.
+bool names_source(std::string_view name) { return name == "from" || name.ends_with(".from"); }
 
-Result<std::string> difference_between(ByteSource& before_text, ByteSource& now_text) {
+Result<Differences> compare(ByteSource& before_text, ByteSource& now_text, bool with_sources) {
   using At = InputReader::At;
   InputReader before(before_text), now(now_text);
   Differences files;
@@ -284,6 +286,7 @@ Result<std::string> difference_between(ByteSource& before_text, ByteSource& now_
   }
   Differences all;
   for (const auto& [name, value] : now.others()) {
+    if (!with_sources && names_source(name)) continue;
     const auto it = before.others().find(name);
     if (it == before.others().end()) {
       all.is_new(name);
@@ -292,9 +295,16 @@ Result<std::string> difference_between(ByteSource& before_text, ByteSource& now_
     }
   }
   for (const auto& [name, value] : before.others()) {
-    if (!now.others().contains(name)) all.is_gone(name);
+    if (!now.others().contains(name) && (with_sources || !names_source(name))) all.is_gone(name);
   }
   all.append(files);
+  return all;
+}
+
+}  // namespace
+
+Result<std::string> difference_between(ByteSource& before, ByteSource& now) {
+  ASSIGN_OR_RETURN(const Differences all, compare(before, now, true));
   return all.text();
 }
 
@@ -352,6 +362,14 @@ std::string RecordBook::explain_miss(const KeyInputs& inputs, const std::string&
   if (!before || !*before) return "not built before";
   const auto now = inputs.text();
   return difference_between(**before, *now).value_or("not known: what it was made from cannot be read");
+}
+
+std::optional<std::string> RecordBook::difference_but_sources(const KeyInputs& inputs, const std::string& step_identity) {
+  const auto before = store_.open_record(inputs_key(step_identity));
+  if (!before || !*before) return std::nullopt;
+  const auto now = inputs.text();
+  const auto all = compare(**before, *now, false);
+  return all && all->any() ? std::optional(all->text()) : std::nullopt;
 }
 
 std::vector<layers::LayerId> layers_of_record(std::string_view record) {

@@ -84,6 +84,8 @@ class RecordBook {
   bool knows(const std::string& step_identity);
   // Why this step has no record: the difference to the newest inputs of the same step.
   std::string explain_miss(const KeyInputs& inputs, const std::string& step_identity);
+  // The same, but for which stages and images are read ("from"); nothing when no more than these differ.
+  std::optional<std::string> difference_but_sources(const KeyInputs& inputs, const std::string& step_identity);
 
  private:
   layers::Store& store_;

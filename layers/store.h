@@ -171,6 +171,7 @@ class Store : public oci::BlobSource, public oci::BlobSink {
   // The same of the layers from `begin` on, which share snapshots with none before them; so few that each can be held open.
   Result<std::vector<std::string>> snapshots_from(size_t begin, std::span<const LayerId> stack, ThreadPool& pool,
                                                   oci::BlobSource* remote);
+  // find_layer finds a layer by it from then on.
   Result<oci::DiffId> diff_id(const LayerId& id);
   // The uncompressed tar as a stream, from whichever form exists; `remote` as above.
   Result<std::unique_ptr<ByteSource>> open_tar(const LayerId& id, oci::BlobSource* remote);

@@ -103,7 +103,11 @@ Result<void> Store::Impl::learn_diff_id(const LayerId& id, const StreamSummary& 
 
 Result<oci::DiffId> Store::diff_id(const LayerId& id) {
   ASSIGN_OR_RETURN(LayerMeta meta, impl_->meta(id));
-  if (meta.diff_id) return *meta.diff_id;
+  if (meta.diff_id) {
+    // The layer that was found by it until now may have been pruned.
+    if (impl_->linked_layer(*meta.diff_id) != id) RETURN_IF_ERROR(impl_->link_diff(*meta.diff_id, id));
+    return *meta.diff_id;
+  }
   const auto slot = impl_->flights.enter("forms " + id.value);
   ASSIGN_OR_RETURN(meta, impl_->meta(id));
   if (!meta.diff_id) {

@@ -147,11 +147,18 @@ Result<void> Store::Impl::link_diff(const oci::DiffId& diff_id, const LayerId& i
   ASSIGN_OR_RETURN(const FileLock gate, scratch.keep_others_from_removing());
   if (::symlink(id.value.c_str(), link.c_str()) == 0) return {};
   if (errno != EEXIST) return system_error(errno, "symlink", link);
-  if (self->find_layer(diff_id)) return {};
+  if (const auto found = self->find_layer(diff_id); found && (*found == id || has_bytes(*found) || !has_bytes(id))) return {};
   const std::string fresh = link + "." + temporary_name("new");
   if (::symlink(id.value.c_str(), fresh.c_str()) != 0) return system_error(errno, "symlink", fresh);
   if (::rename(fresh.c_str(), link.c_str()) != 0) return system_error(errno, "rename", link);
   return {};
+}
+
+bool Store::Impl::has_bytes(const LayerId& id) {
+  const auto known = meta(id);
+  if (!known) return false;
+  if (!known->pulled || exists(layer_path(id) + "/fs") || (known->diff_id && blob_exists(known->diff_id->as_uncompressed_digest()))) return true;
+  return std::any_of(known->blobs.begin(), known->blobs.end(), [&](const LayerBlob& blob) { return self->has_blob(blob.descriptor); });
 }
 
 LayerId Store::Impl::linked_layer(const oci::DiffId& diff_id) const {

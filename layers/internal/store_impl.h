@@ -106,8 +106,10 @@ struct Store::Impl {
   Result<LayerMeta> verify_once(const LayerId& id);
   Result<LayerMeta> verify_after_reboot(const LayerId& id, LayerMeta meta);
   Result<LayerId> publish_layer(PendingLayer layer, LayerMeta meta);
-  // Makes diffs/<diff id> point at the layer unless it points at a sound one already.
+  // Makes diffs/<diff id> point at the layer unless it points at a sound one already, with bytes if this one has them.
   Result<void> link_diff(const oci::DiffId& diff_id, const LayerId& id);
+  // Whether its files or a form of its tar are in the store: of a pulled one they may only be at the registry.
+  bool has_bytes(const LayerId& id);
   // What diffs/<diff id> says, whatever it is worth; empty when there is none.
   LayerId linked_layer(const oci::DiffId& diff_id) const;
   Result<void> drop_layer(const LayerId& id);

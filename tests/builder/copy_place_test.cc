@@ -280,3 +280,30 @@ TEST_CASE("excluded directories are made for what was re-included below them") {
   while (auto entry = *entries->next()) paths.push_back(entry->path);
   CHECK(paths == std::vector<std::string>{"to", "to/d", "to/d/e", "to/d/e/keep", "to/g", "to/g/keep"});
 }
+
+TEST_CASE("files that a pattern matches are known by the same key as files that are named") {
+  const auto dir = TempDir::create("/tmp", "copy-place");
+  for (const char* name : {"a.txt", "b.txt", "z.txt", "d/in.txt", "d/on.txt"}) {
+    REQUIRE(make_directories(AT_FDCWD, dir->path() + "/d"));
+    REQUIRE(write_file_atomically(AT_FDCWD, dir->path() + "/" + name, name, Durability::kNone));
+  }
+  REQUIRE(::symlink("d", (dir->path() + "/l").c_str()) == 0);
+  REQUIRE(::symlink("z.txt", (dir->path() + "/c.txt").c_str()) == 0);
+  ThreadPool pool(2);
+  const auto key = [&](std::vector<std::string> sources) {
+    CopyStep copy;
+    for (std::string& source : sources) copy.sources.push_back({std::move(source), {}});
+    const auto selection = select_sources(copy, Step{}, *open_context(dir->path(), "context", {}, nullptr), pool, {});
+    REQUIRE(selection);
+    REQUIRE(digest_selection(*selection, pool));
+    KeyInputs inputs;
+    REQUIRE(add_selection_inputs(*selection, inputs));
+    return *inputs.key();
+  };
+  CHECK(key({"[ab].txt"}) == key({"a.txt", "b.txt"}));
+  CHECK(key({"*.txt"}) == key({"a.txt", "b.txt", "c.txt", "z.txt"}));
+  CHECK(key({"[a-d]*"}) == key({"a.txt", "b.txt", "c.txt", "d"}));
+  CHECK(key({"l/*", "?.txt"}) == key({"l/in.txt", "l/on.txt", "a.txt", "b.txt", "c.txt", "z.txt"}));
+  CHECK(key({"[ld]/*"}) == key({"d/in.txt", "d/on.txt", "l/in.txt", "l/on.txt"}));
+  CHECK(key({"[ab].txt"}) != key({"b.txt", "a.txt"}));
+}

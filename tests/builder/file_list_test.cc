@@ -1,6 +1,7 @@
 #include "builder/file_list.h"
 
 #include <doctest/doctest.h>
+#include <fmt/format.h>
 #include <fcntl.h>
 
 #include <random>
@@ -22,7 +23,7 @@ TemporaryFile in_tmp(int& made) {
 
 SelectedFile file_number(size_t i) {
   SelectedFile file;
-  file.relative = "directory/" + std::to_string(i) + std::string(i % 50, 'n');
+  file.relative = fmt::format("directory/{:06}{}", i, std::string(i % 50, 'n'));
   file.info.size = i;
   file.info.inode = i * 7;
   if (i % 5 == 1) {
@@ -89,7 +90,7 @@ TEST_CASE("a list of any length gives back its files and the digests that were s
     CHECK(failures == std::vector<size_t>(4, 0));
     check_all(list, count);
     check_all(list, count);
-    if (count > 0) CHECK(list.front().value().relative == "directory/0");
+    if (count > 0) CHECK(list.front().value().relative == "directory/000000");
   }
 }
 
@@ -109,4 +110,12 @@ TEST_CASE("a list says when there is no place for its pages") {
   for (size_t i = 0; i < 10000 && appended; ++i) appended = list.append(file_number(i));
   REQUIRE_FALSE(appended);
   CHECK(appended.error().message() == "the disk is full");
+}
+
+TEST_CASE("files come in the order of a layer") {
+  FileList list("", {});
+  REQUIRE(list.append(file_number(2)));
+  CHECK(list.append(file_number(1)).error().kind() == ErrorKind::kInternal);
+  CHECK(list.append(file_number(2)).error().kind() == ErrorKind::kInternal);
+  REQUIRE(list.append(file_number(3)));
 }

@@ -77,32 +77,42 @@ class From(TestCase):
         self.assertEqual(self.explained()["stage-1 COPY"][0], "hit")
         self.assertEqual(os.stat(self.unpack("x") + "/d/sub/x").st_mode & 0o7777, 0o700)
 
+    def copied(self, number, *texts):
+        """Each text overwrites the one before, in a layer of its own; nothing is on top of the COPY."""
+        runs = "".join("RUN mkdir -p /d && echo %s > /d/x && : %d\n" % (text, number) for text in texts)
+        self.dockerfile("FROM %s AS made\n%sFROM %s\nCOPY --from=made /d /d\n" % (busybox(), runs, busybox()))
+        said = self.explained()["stage-1 COPY"]
+        self.assertEqual(read(self.unpack("x"), "d/x").strip(), texts[-1])
+        return said
+
     def test_what_it_copied_from_is_gone(self):
-        self.state(1, "a")
-        self.explained()
-        gone = [d for d in glob.glob(self.store + "/layers/*/fs/d/large") if os.path.exists(os.path.dirname(d) + "/sub/x")]
-        self.assertTrue(gone)
-        for path in gone:
-            shutil.rmtree(path[:-len("/fs/d/large")])
-        self.state(2, "a")
-        self.assertEqual(self.explained()["stage-1 COPY"][0], "miss")
-        self.assertEqual(self.text(), "a")
-        self.state(3, "a")
-        self.assertEqual(self.explained()["stage-1 COPY"][0], "hit")
+        self.copied(1, "a")
+        [gone] = glob.glob(self.store + "/layers/*/fs/d/x")
+        shutil.rmtree(gone[:-len("/fs/d/x")])
+        self.assertEqual(self.copied(2, "a"), ("miss", "what it copies from changed"))
+        self.assertEqual(self.copied(3, "a")[0], "hit")
 
     def test_damaged_notes(self):
-        self.state(1, "a")
-        self.explained()
-        [note] = subprocess.run(["grep", "-rl", "^lamina-undigested", self.store + "/records"], capture_output=True, text=True).stdout.split()
-        with open(note, "rb") as f:
-            whole = f.read()
-        for number, damaged in enumerate((b"", whole[:30], whole[:whole[:-1].rindex(b"\n") + 1], whole[:-5], b"\0" * len(whole), whole.replace(b"\n1\n", b"\n2\n"))):
+        for number in range(1, 8):
+            self.store = self.dir + "/store%d" % number
+            self.copied(1, "a", "b")
+            [note] = subprocess.run(["grep", "-rl", "^lamina-undigested", self.store + "/records"], capture_output=True, text=True).stdout.split()
+            with open(note, "rb") as f:
+                whole = f.read()
+            without_b = whole[:whole.rindex(b" ")]  # what it says then is that the layer holds "a"
+            damaged = (b"", whole[:30], without_b, whole[:-5], b"\0" * len(whole), whole.replace(b"\n1\n", b"\n2\n"), whole[:-1] + b"0\n")[number - 1]
             with open(note, "wb") as f:
                 f.write(damaged)
-            text = "ab"[number % 2]
-            self.state(2 + number, text)
+            self.assertEqual(self.copied(2, "a")[0], "miss")
+            self.assertEqual(self.copied(3, "a", "b")[0], "miss")
+
+    def test_what_is_said_of_another_edit(self):
+        copies = ["COPY --from=made /d /d", "COPY --from=made --chmod=700 /d /d"]
+        for number, text, copy in ((1, "a", 0), (2, "b", 1), (3, "b", 1)):
+            self.state(number, text, copies[copy])
             self.explained()
-            self.assertEqual(self.text(), text)
+        self.state(3, "b", copies[0])
+        self.assertIn('COPY --from=made /d /d: chmod changed: "700" -> ""\n', self.build("--explain").err)
 
     def mounting(self, number, *texts, source="/d"):
         lines = ["FROM %s AS made%d\nRUN mkdir -p /d && echo %s > /d/x && : %d" % (busybox(), i, text, number) for i, text in enumerate(texts)]

@@ -22,7 +22,8 @@ class Peak(TestCase):
     def test_many_files(self):
         for i in range(40000):
             self.write("files/d%d/f%d.txt" % (i // 20000, i), "%d\n" % i)
-        for instruction in ("COPY files /x", "COPY files/d0/*.txt files/d1/* /x/", "COPY --exclude=*7.txt files /x\nCOPY files/d1 /x\nWORKDIR /x/y"):
+        os.symlink("d0", self.context + "/files/link")
+        for instruction in ("COPY files/link/*.txt /x/", "COPY files /x", "COPY files/d0/*.txt files/d1/* /x/", "COPY --exclude=*7.txt files /x\nCOPY files/d1 /x\nWORKDIR /x/y"):
             self.check(instruction)
 
     def test_large_files(self):

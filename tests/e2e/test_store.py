@@ -75,6 +75,17 @@ class Space(StoreCase):
         self.assertIn("warning: the images in the store need", self.ok("prune", "--max-used-space", "1m").err)
         self.ok("inspect", "again")
 
+    def test_an_image_whose_layer_was_one_of_two_of_the_same_files(self):
+        self.write("Dockerfile", "FROM %s\nRUN echo 1 > /one\n" % busybox())
+        epoch = ["--build-arg", "SOURCE_DATE_EPOCH=1000000000", "-t", "x"]
+        self.build(*epoch)
+        self.build("--no-cache", *epoch)
+        self.ok("rmi", "x")
+        self.ok("prune")
+        self.build(*epoch, "-o", "type=tar,dest=" + self.dir + "/tree.tar")
+        self.assertIn("one", subprocess.run(["tar", "-tf", self.dir + "/tree.tar"], capture_output=True, text=True).stdout.split())
+        self.build(*epoch, "-o", "type=oci,dest=" + self.dir + "/oci.tar")
+
     def test_wrong_filters(self):
         self.image("x", b"x")
         for call in (("--filter", "color=red"), ("--filter", "until=yesterday"), ("--keep-duration", "5x"), ("--max-used-space", "many")):

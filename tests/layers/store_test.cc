@@ -155,6 +155,32 @@ TEST_CASE_FIXTURE(Fixture, "prune keeps what names need") {
   CHECK(store->prune(everything, nothing).error().kind() == ErrorKind::kUnavailable);  // somebody else is at work
 }
 
+TEST_CASE_FIXTURE(Fixture, "of two layers of one DiffId the other is found when prune took the one") {
+  const auto make = [&] {
+    auto layer = store->begin_layer();
+    REQUIRE(layer);
+    REQUIRE(write_file_atomically(AT_FDCWD, layer->fs() + "/a", "1", Durability::kNone));
+    return *store->seal(std::move(*layer), SealOptions{0});
+  };
+  const LayerId one = make(), two = make();
+  const oci::DiffId diff_id = *store->diff_id(one);
+  REQUIRE(*store->diff_id(two) == diff_id);
+  CHECK(*store->find_layer(diff_id) == one);
+  const auto keep_two = [&](std::string_view) { return std::vector<LayerId>{two}; };
+  REQUIRE(store->put_record(std::string(64, 'a'), "two"));
+  REQUIRE(store->prune({}, keep_two));
+  CHECK_FALSE(store->layer_info(one));
+  SUBCASE("") {}
+  SUBCASE("also when a layer without bytes came between") {
+    oci::Descriptor elsewhere = blob_of("elsewhere");
+    elsewhere.media_type = oci::media_type::kOciLayerGzip;
+    REQUIRE(store->add_pulled(diff_id, elsewhere));
+    CHECK_FALSE(*store->find_layer(diff_id) == two);
+  }
+  REQUIRE(*store->diff_id(two) == diff_id);
+  CHECK(*store->find_layer(diff_id) == two);
+}
+
 TEST_CASE_FIXTURE(Fixture, "half-made things of dead processes go at the next open") {
   store.reset();
   const std::string left = dir.path() + "/store/tmp/build.dead";
