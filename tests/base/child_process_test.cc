@@ -181,7 +181,7 @@ TEST_CASE("the child has no blocked or ignored signals of ours") {
 TEST_CASE("the destructor kills and reaps") {
   pid_t pid = -1;
   {
-    auto child = ChildProcess::spawn(shell("sleep 100"));
+    auto child = ChildProcess::spawn(shell("exec sleep 100"));
     REQUIRE(child);
     pid = child->pid();
     ChildProcess moved = *std::move(child);
