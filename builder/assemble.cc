@@ -51,6 +51,16 @@ Result<std::string> remembered_time(layers::Store& store, const BuildRequest& re
   return time;
 }
 
+// An OCI manifest names layers in OCI's words; the bytes are the same.
+void name_as_oci(oci::Manifest& manifest) {
+  manifest.media_type = oci::media_type::kOciManifest;
+  for (oci::Descriptor& layer : manifest.layers) {
+    if (layer.media_type == oci::media_type::kDockerLayer || layer.media_type == oci::media_type::kDockerLayerGzip) {
+      layer.media_type = oci::oci_layer_type(*oci::layer_compression(layer.media_type));
+    }
+  }
+}
+
 oci::Descriptor describe(std::string_view media_type, std::string_view bytes) {
   oci::Descriptor d;
   d.media_type = media_type;
@@ -84,11 +94,8 @@ Result<oci::Image> assemble_image(layers::Store& store, const Plan& plan, const 
   if (const ResolvedImage* base = plan.base_of(plan.target)) {
     base_layers = base->image.manifest.layers.size();
     manifest.layers = base->image.manifest.layers;
+    name_as_oci(manifest);
     for (oci::Descriptor& layer : manifest.layers) {
-      // An OCI manifest names layers in OCI's words; the bytes are the same.
-      if (layer.media_type == oci::media_type::kDockerLayer || layer.media_type == oci::media_type::kDockerLayerGzip) {
-        layer.media_type = oci::oci_layer_type(*oci::layer_compression(layer.media_type));
-      }
       if (!base->reference.repository().empty() && !annotated_source(layer) && oci::layer_compression(layer.media_type) != oci::Compression::kNone) {
         layer.annotations[source_annotation(base->reference.registry())] = base->reference.repository();
       }
@@ -138,20 +145,23 @@ Result<oci::Image> compress_image(layers::Store& store, const oci::Image& image,
   const TraceSpan span("image", "compress");
   ASSIGN_OR_RETURN(oci::ImageConfig config, oci::ImageConfig::parse(image.config_json));
   oci::Manifest manifest = image.manifest;
-  bool other_tars = false;
+  bool changed = false, other_tars = false;
   for (size_t i = 0; i < manifest.layers.size() && i < config.diff_ids.size(); ++i) {
     oci::Descriptor& layer = manifest.layers[i];
-    std::erase_if(layer.annotations, [](const auto& a) { return is_source_annotation(a.first); });  // only for us
+    changed = std::erase_if(layer.annotations, [](const auto& a) { return is_source_annotation(a.first); }) != 0 || changed;  // only for us
     const bool ours = oci::layer_compression(layer.media_type) == oci::Compression::kNone;
     if (!ours && !options.force) continue;
     if (ours && options.type == oci::Compression::kNone) continue;
     const auto id = store.find_layer(config.diff_ids[i]);
     if (!id) return Error(ErrorKind::kNotFound, fmt::format("layer {} is no longer in the store; build the image again", config.diff_ids[i].text()));
     ASSIGN_OR_RETURN(layers::BlobForm form, store.blob(*id, options, pool));
+    changed = true;
     layer = std::move(form.descriptor);
     other_tars = other_tars || form.diff_id != config.diff_ids[i];
     config.diff_ids[i] = std::move(form.diff_id);
   }
+  if (!changed) return image;  // byte for byte: it may be somebody's, signed
+  name_as_oci(manifest);
   // The config names the tars that are sent; where they are those of the store it stays byte for byte.
   return store_image(store, std::move(manifest), other_tars ? config.to_json() : image.config_json);
 }

@@ -34,10 +34,9 @@ Result<std::optional<Executor::ByDefinition>> Executor::by_definition(const Step
   });
 }
 
-// Of a step that was looked for by content. The newest inputs by content may be older than the last execution: what differs
-// from that, besides what was read, is said first.
+// Of a step that was looked for by content. The newest inputs by content may be older than the last execution.
 Result<void> Executor::put_by_definition(const Step& step, const ByDefinition& known, Outcome& outcome) {
-  if (!outcome.cached) outcome.why = records_.difference_but_sources(known.inputs, name_by_definition(step)).value_or(outcome.why);
+  if (!outcome.cached) outcome.why = records_.explain_reading(known.inputs, name_by_definition(step), outcome.why);
   return records_.put(known.inputs, outcome.record, name_by_definition(step));
 }
 

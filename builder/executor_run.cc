@@ -187,7 +187,7 @@ Result<std::optional<Executor::ByDefinition>> Executor::by_definition(const Step
   if (stage_mounts(run).empty()) return std::optional<ByDefinition>();
   return definition(step, inputs, [&](KeyInputs& all, const Named& named) {
     for (size_t number = 0; number < run.mounts.size(); ++number) {
-      if (known_by_content(run.mounts[number])) all.add(mount_prefix(number) + "from", named(run.mounts[number].from));
+      if (known_by_content(run.mounts[number])) all.add(mount_prefix(number) + "stage", named(run.mounts[number].from));
     }
   });
 }

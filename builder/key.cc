@@ -101,6 +101,7 @@ std::string describe(const std::string& name) {
   if (name == "parent") return "the step before it";
   if (name == "base") return "the base image";
   if (name == "from") return "what it copies from";
+  if (starts("mount[") && name.ends_with("].stage")) return "the stage of " + name.substr(0, name.rfind('.'));
   if (starts("env.")) return "variable " + name.substr(4);
   if (starts("context:/")) return name.substr(9).empty() ? "the context directory" : name.substr(9);
   return name;
@@ -182,7 +183,7 @@ class Differences {
     }
   }
 
-  bool any() const { return count_ != 0; }
+  size_t count() const { return count_; }
   std::string text() const {
     if (found_.empty()) return "nothing differs, but its layer is no longer in the store";
     const std::string named = join(found_, "; ");
@@ -261,8 +262,8 @@ Result<void> compare_files(InputReader& before, InputReader& now, Differences& d
   return {};
 }
 
-// Which stage or image is read, as a key.
-bool names_source(std::string_view name) { return name == "from" || name.ends_with(".from"); }
+// The key of a stage or image whose files count: Executor::by_definition.
+bool names_source(std::string_view name) { return name == "from" || (name.starts_with("mount[") && name.ends_with("].stage")); }
 
 Result<Differences> compare(ByteSource& before_text, ByteSource& now_text, bool with_sources) {
   using At = InputReader::At;
@@ -364,12 +365,23 @@ std::string RecordBook::explain_miss(const KeyInputs& inputs, const std::string&
   return difference_between(**before, *now).value_or("not known: what it was made from cannot be read");
 }
 
-std::optional<std::string> RecordBook::difference_but_sources(const KeyInputs& inputs, const std::string& step_identity) {
-  const auto before = store_.open_record(inputs_key(step_identity));
-  if (!before || !*before) return std::nullopt;
-  const auto now = inputs.text();
-  const auto all = compare(**before, *now, false);
-  return all && all->any() ? std::optional(all->text()) : std::nullopt;
+std::string RecordBook::explain_reading(const KeyInputs& inputs, const std::string& step_identity, std::string_view by_content) {
+  const auto differences = [&](bool with_sources) -> Result<Differences> {
+    ASSIGN_OR_RETURN(const auto before, store_.open_record(inputs_key(step_identity)));
+    if (!before) return Differences();
+    const auto now = inputs.text();
+    return compare(*before, *now, with_sources);
+  };
+  const auto all_differences = differences(true), apart = differences(false);
+  if (!all_differences || !apart || apart->count() == 0) return std::string(by_content);
+  std::string all = apart->text();
+  if (all_differences->count() == apart->count()) return all;  // the sources are those of the last time
+  for (const std::string_view between = "; "; !by_content.empty();) {
+    const std::string_view one = by_content.substr(0, by_content.find(between));
+    if (all.find(one) == std::string::npos) all.append(between).append(one);
+    by_content.remove_prefix(std::min(by_content.size(), one.size() + between.size()));
+  }
+  return all;
 }
 
 std::vector<layers::LayerId> layers_of_record(std::string_view record) {

@@ -84,8 +84,9 @@ class RecordBook {
   bool knows(const std::string& step_identity);
   // Why this step has no record: the difference to the newest inputs of the same step.
   std::string explain_miss(const KeyInputs& inputs, const std::string& step_identity);
-  // The same, but for which stages and images are read ("from"); nothing when no more than these differ.
-  std::optional<std::string> difference_but_sources(const KeyInputs& inputs, const std::string& step_identity);
+  // The same of a step whose inputs name stages and images, and that was looked for by their content, too: what else differs,
+  // and then what explain_miss said `by_content`.
+  std::string explain_reading(const KeyInputs& inputs, const std::string& step_identity, std::string_view by_content);
 
  private:
   layers::Store& store_;

@@ -31,9 +31,7 @@ bool same_form(const LayerBlob& blob, const CompressionOptions& options) {
 const LayerBlob* serving_blob(Store& store, const LayerMeta& meta, const CompressionOptions& options) {
   for (const LayerBlob& blob : meta.blobs) {
     if (!store.has_blob(blob.descriptor)) continue;
-    const bool same = same_form(blob, options) && (blob.pulled || blob.level == options.level);
-    const bool known_to_others = blob.pulled && !options.indexed && !has_index(blob);
-    if (options.force ? same && !blob.pulled : same || known_to_others) return &blob;
+    if (same_form(blob, options) && (blob.pulled ? !options.force : blob.level == options.level)) return &blob;
   }
   return nullptr;
 }

@@ -106,13 +106,24 @@ class From(TestCase):
             self.assertEqual(self.copied(2, "a")[0], "miss")
             self.assertEqual(self.copied(3, "a", "b")[0], "miss")
 
-    def test_what_is_said_of_another_edit(self):
-        copies = ["COPY --from=made /d /d", "COPY --from=made --chmod=700 /d /d"]
-        for number, text, copy in ((1, "a", 0), (2, "b", 1), (3, "b", 1)):
-            self.state(number, text, copies[copy])
-            self.explained()
-        self.state(3, "b", copies[0])
-        self.assertIn('COPY --from=made /d /d: chmod changed: "700" -> ""\n', self.build("--explain").err)
+    def test_what_is_said_of_several_edits(self):
+        def said(lines):
+            self.dockerfile("FROM %s AS s\nRUN mkdir /o; echo %s > /o/f\nFROM %s\n%s\n" % (busybox(), lines[0], busybox(), lines[1]))
+            return self.build("--explain").err
+        copies = ("COPY --chmod=%d --from=s /o/f /g" % mode for mode in (644, 700, 644))
+        for text, copy in zip("abc", copies):
+            last = said((text, copy))
+        self.assertIn('/g: chmod changed: "700" -> "644"; stage s:/o/f changed\n', last)
+        for number, text in enumerate("abc"):
+            last = said((text, "ENV a.from=%d\nRUN --mount=from=s,source=/o,target=/m cat /m/f > /g" % (number % 2)))
+        self.assertIn('/g: variable a.from changed: "1" -> "0"; stage s:/o/f changed\n', last)
+
+    def test_what_is_said_of_a_stage_that_is_mounted_whole(self):
+        for whole, part in ((1, "a"), (2, "b"), (1, "b")):
+            self.dockerfile("FROM %s AS w\nRUN echo %d > /w\nFROM %s AS s\nRUN mkdir /o; echo %s > /o/f\nFROM %s\n"
+                            "RUN --mount=from=s,source=/o,target=/m --mount=from=w,target=/w cat /m/f /w/w > /g\n" % (busybox(), whole, busybox(), part, busybox()))
+            last = self.build("--explain").err
+        self.assertIn("/g: mount[1].from changed\n", last)
 
     def mounting(self, number, *texts, source="/d"):
         lines = ["FROM %s AS made%d\nRUN mkdir -p /d && echo %s > /d/x && : %d" % (busybox(), i, text, number) for i, text in enumerate(texts)]

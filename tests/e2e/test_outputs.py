@@ -65,6 +65,18 @@ class Outputs(TestCase):
             self.assertTrue(all(layer["mediaType"].endswith(suffix) for layer in raw["layers"]), raw)
             self.run_tool("umoci", "unpack", *([] if os.geteuid() == 0 else ["--rootless"]), "--image", dest + ":v1", dest + "-bundle") if kind != "zstd" else None
 
+    def test_compression_is_as_asked_for_whatever_others_have(self):
+        name = registry().host + "/twin:%d" % os.getpid()
+        self.dockerfile("FROM scratch\nCOPY Dockerfile /\n")
+        epoch = ["--build-arg", "SOURCE_DATE_EPOCH=1700000000", "-t", "app:v1"]
+        self.build(*epoch, "-o", "type=registry,compression=zstd,name=" + name)
+        self.store = self.dir + "/other"
+        self.ok("pull", name)
+        self.build(*epoch, "-o", "type=docker,compression=gzip,dest=" + self.out("docker.tar"))
+        self.build(*epoch, "-o", "type=oci,compression=gzip,dest=" + self.out("oci/"))
+        layers = json.loads(self.run_tool("skopeo", "inspect", "--raw", "oci:%s:v1" % self.out("oci")))["layers"]
+        self.assertEqual([layer["mediaType"].rsplit(".", 1)[1] for layer in layers], ["tar+gzip"])
+
     def test_local_and_tar(self):
         self.build("-o", self.out("files"))
         self.build("-o", "type=tar,dest=" + self.out("files.tar"))

@@ -100,6 +100,16 @@ class RegistryErrors(TestCase):
         raw = skopeo_inspect(name + "-new", "--raw")
         self.assertTrue(all(layer["mediaType"].startswith("application/vnd.oci.image.layer") for layer in raw["layers"]), raw)
 
+    def test_what_was_pulled_is_pushed_byte_for_byte(self):
+        host = registry().host
+        for kind in ("v2s2", "oci"):
+            name = "%s/whole-%s-%s:1" % (host, kind, AS)
+            push_layout(busybox_layout(), name, "--format", kind)
+            self.ok("pull", name)
+            self.ok("tag", name, name + "-again")
+            self.ok("push", name + "-again")
+            self.assertEqual(skopeo_inspect(name + "-again")["Digest"], skopeo_inspect(name)["Digest"])
+
     def test_pull_never_and_missing(self):
         self.write("Dockerfile", "FROM %s\n" % busybox())
         result = self.fails(1, "build", "--pull=never", self.context)
