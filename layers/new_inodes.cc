@@ -18,17 +18,15 @@ constexpr size_t kTooSlow = 12;
 // After so many a place was worth going to; so many that were not in a row say that the file system is just slow.
 constexpr size_t kWorthIt = 200, kUseless = 8;
 
-// chattr(1), "T": the subdirectories are unrelated, and ext4 (find_group_orlov) lets each begin in a block group of its
-// own. Other file systems refuse or ignore it.
+}  // namespace
+
 void spread_subdirectories(const std::string& path) {
   const auto fd = open_directory(AT_FDCWD, path);
   unsigned int flags = 0;
-  if (!fd || ::ioctl(fd->get(), FS_IOC_GETFLAGS, &flags) != 0) return;
+  if (!fd || ::ioctl(fd->get(), FS_IOC_GETFLAGS, &flags) != 0 || (flags & FS_TOPDIR_FL) != 0) return;
   flags |= FS_TOPDIR_FL;
   ::ioctl(fd->get(), FS_IOC_SETFLAGS, &flags);
 }
-
-}  // namespace
 
 bool NewInodes::move(int dir_fd, const std::string& name) {
   if (::renameat2(fd_.get(), kFresh, dir_fd, name.c_str(), RENAME_NOREPLACE) == 0) return true;

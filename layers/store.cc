@@ -13,6 +13,7 @@
 #include "base/text.h"
 #include "base/time.h"
 #include "base/trace.h"
+#include "layers/internal/new_inodes.h"
 #include "layers/internal/store_impl.h"
 
 namespace lamina::layers {
@@ -103,6 +104,8 @@ Result<std::string> Scratch::directory() {
   const std::lock_guard guard(mutex_);
   if (made_) return directory_;
   RETURN_IF_ERROR(make_lock());
+  // Away from the inodes that the programs before freed: they are slow to get (NewInodes), and every command makes a dozen.
+  spread_subdirectories(tmp_);
   if (::mkdir(directory_.c_str(), 0700) != 0) return full_disk_note(system_error(errno, "mkdir", directory_));
   made_ = true;
   return directory_;

@@ -11,6 +11,10 @@
 
 namespace lamina::layers {
 
+// chattr(1), "T": the subdirectories are unrelated, and ext4 (find_group_orlov) lets each begin in a block group of its
+// own. Other file systems refuse or ignore it.
+void spread_subdirectories(const std::string& path);
+
 // Makes files and directories in a place that is quick at it. ext4 without a journal looks past every inode that was
 // freed in the last minutes whenever it makes one in the same block group (fs/ext4/ialloc.c, recently_deleted), and makes
 // one where its directory is. After something large was removed there, unpacking ten thousand files takes 5 s instead of
