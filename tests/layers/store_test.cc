@@ -2,6 +2,10 @@
 
 #include <doctest/doctest.h>
 #include <fcntl.h>
+#include <linux/fs.h>
+#include <linux/magic.h>
+#include <sys/ioctl.h>
+#include <sys/statfs.h>
 #include <unistd.h>
 
 #include <future>
@@ -99,6 +103,19 @@ TEST_CASE_FIXTURE(Fixture, "many threads ask for one form and get one") {
   }
   for (std::thread& t : threads) t.join();
   for (const std::string& d : digests) CHECK(d == digests[0]);
+}
+
+TEST_CASE_FIXTURE(Fixture, "on ext4 a program's own directory begins in a block group of its own") {
+  REQUIRE(store->begin_layer());
+  const std::string path = dir.path() + "/store/tmp";
+  struct statfs file_system {};
+  REQUIRE(::statfs(path.c_str(), &file_system) == 0);
+  const auto fd = open_directory(AT_FDCWD, path);
+  REQUIRE(fd);
+  unsigned int flags = 0;
+  const bool has_flags = ::ioctl(fd->get(), FS_IOC_GETFLAGS, &flags) == 0;
+  if (file_system.f_type == EXT4_SUPER_MAGIC) REQUIRE(has_flags);
+  CHECK(((flags & FS_TOPDIR_FL) != 0) == (file_system.f_type == EXT4_SUPER_MAGIC));
 }
 
 TEST_CASE_FIXTURE(Fixture, "what has the same tar is compressed once") {
