@@ -113,9 +113,9 @@ TEST_CASE_FIXTURE(Fixture, "on ext4 a program's own directory begins in a block 
   const auto fd = open_directory(AT_FDCWD, path);
   REQUIRE(fd);
   unsigned int flags = 0;
-  const bool has_flags = ::ioctl(fd->get(), FS_IOC_GETFLAGS, &flags) == 0;
-  if (file_system.f_type == EXT4_SUPER_MAGIC) REQUIRE(has_flags);
-  CHECK(((flags & FS_TOPDIR_FL) != 0) == (file_system.f_type == EXT4_SUPER_MAGIC));
+  if (file_system.f_type != EXT4_SUPER_MAGIC) return;  // others have nothing to say here
+  REQUIRE(::ioctl(fd->get(), FS_IOC_GETFLAGS, &flags) == 0);
+  CHECK((flags & FS_TOPDIR_FL) != 0);
 }
 
 TEST_CASE_FIXTURE(Fixture, "what has the same tar is compressed once") {
