@@ -14,6 +14,7 @@
 #include "base/text.h"
 #include "base/trace.h"
 #include "builder/copy.h"
+#include "builder/internal/paths.h"
 #include "net/url.h"
 
 namespace lamina::builder {
@@ -92,11 +93,6 @@ Result<std::optional<std::string>> read_inside(const std::string& directory, con
   if (!S_ISREG(st.st_mode)) return std::optional<std::string>();
   ASSIGN_OR_RETURN_WITH(std::string text, read_fd(fd->get(), limit), "reading " + path);
   return std::optional(std::move(text));
-}
-
-std::string base_name(const std::string& path) {
-  const size_t slash = path.rfind('/');
-  return slash == std::string::npos ? path : path.substr(slash + 1);
 }
 
 }  // namespace
@@ -309,7 +305,7 @@ Result<parser::IgnoreList> Contexts::ignore_list(const std::string& name, const 
       if (path == request_.ignore_file) return Error(ErrorKind::kNotFound, "the ignore file " + path + " does not exist");
       continue;
     }
-    return parser::IgnoreList::parse(base_name(path), *text);
+    return parser::IgnoreList::parse(std::string(internal::name_of(path)), *text);
   }
   return parser::IgnoreList();
 }

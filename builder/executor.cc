@@ -170,6 +170,10 @@ Result<std::shared_ptr<const SourceTree>> Executor::tree_of(const SourceRef& fro
   if (from.kind == SourceRef::Kind::kContext) return env_.sources.contexts.get("");
   if (from.kind == SourceRef::Kind::kNamedContext) return env_.sources.contexts.get(from.name);
   ASSIGN_OR_RETURN(const std::vector<std::string> directories, snapshots_of_source(from));
+  return tree_of_snapshots(directories, from);
+}
+
+Result<std::shared_ptr<const SourceTree>> Executor::tree_of_snapshots(const std::vector<std::string>& directories, const SourceRef& from) {
   ASSIGN_OR_RETURN(std::shared_ptr<layers::RootfsView> view, layers::RootfsView::open(directories));
   return tree_of_view(std::move(view), name_of_source(from));
 }

@@ -99,6 +99,8 @@ class Executor {
   // Reads files of that view, from snapshots where it does not hold them.
   ReadText reader_below(const Step& step, std::shared_ptr<layers::RootfsView> view);
   Result<std::shared_ptr<const SourceTree>> tree_of(const SourceRef& from);
+  // Of a stage or an image, from its snapshots.
+  static Result<std::shared_ptr<const SourceTree>> tree_of_snapshots(const std::vector<std::string>& directories, const SourceRef& from);
   void find_uses();
   bool in_target(const Step& step) const;
   bool compressed_at_once(const Step& step) const;
@@ -122,9 +124,6 @@ class Executor {
   Result<KeyInputs> run_inputs(const Step& step, const RunStep& run);
   Result<void> add_mount_inputs(const Step& step, const RunStep& run, KeyInputs& inputs);
   Result<Selection> add_mounted_files(const Step& step, const PlannedMount& planned, std::shared_ptr<const SourceTree> tree, KeyInputs& inputs);
-  static std::vector<SourceRef> stage_mounts(const RunStep& run);
-  using Trees = std::vector<std::shared_ptr<const SourceTree>>;
-  Result<void> add_stage_files(const Step& step, const RunStep& run, const Trees& trees, KeyInputs& inputs);
   Result<void> add_mounts(const Step& step, const RunStep& run, internal::RunMounts& set);
   Result<layers::LayerId> run_command(const Step& step, const RunStep& run);
   // COPY and ADD.
@@ -140,34 +139,37 @@ class Executor {
   Result<layers::LayerId> copy_files(const Step& step, const CopyStep& copy, std::vector<RemotePart>& remotes, Selection& selection, bool fresh);
   Result<Outcome> record_copy(const Step& step, const Selection& selection, KeyInputs inputs, layers::LayerId layer);
   Result<void> watch(const Step& step, Selection& selection);
+  struct Placed {
+    Selection selection;
+    layers::LayerId layer;
+  };
+  // Of a COPY whose record is not looked for by content before. The selection's warnings are not told.
+  Result<Placed> select_and_copy(const Step& step, const CopyStep& copy);
 
   // What is read of stages and images: executor_from.cc.
-  struct ByDefinition {
-    KeyInputs inputs;         // the keys of the stages instead of their files
-    std::string any_content;  // key, whatever those stages hold
-  };
   using Named = std::function<std::string(const SourceRef& from)>;
-  using AddFiles = std::function<Result<void>(const Trees& trees, KeyInputs& all)>;
-  Result<std::optional<ByDefinition>> definition(const Step& step, const KeyInputs& inputs, const std::function<void(KeyInputs& all, const Named& named)>& add);
-  Result<std::optional<ByDefinition>> by_definition(const Step& step, const CopyStep& copy, const KeyInputs& inputs);
-  Result<std::optional<ByDefinition>> by_definition(const Step& step, const RunStep& run, const KeyInputs& inputs);
-  Result<void> put_by_definition(const Step& step, const ByDefinition& known, Outcome& outcome);
+  using Trees = std::vector<std::shared_ptr<const SourceTree>>;
+  struct Reading {
+    std::vector<SourceRef> sources;
+    std::function<void(const Named& named, KeyInputs& all)> add_names;               // what is said of them, and how each is named
+    std::function<Result<void>(const Trees& trees, KeyInputs& all)> add_files;  // what a tree of each holds
+  };
+  // Borrow the step. Without sources where only contexts are read.
+  Reading reading_of(const Step& step, const CopyStep& copy);
+  Reading reading_of(const Step& step, const RunStep& run);
+  Result<KeyInputs> by_definition(const Reading& reading, const KeyInputs& inputs);
+  Result<std::string> any_content(const Step& step, const Reading& reading, const KeyInputs& inputs);
+  Result<void> put_by_definition(const Step& step, const KeyInputs& definition, Outcome& outcome);
   bool was_recorded(const Step& step);
-  Result<Outcome> copy_from_layers(const Step& step, const CopyStep& copy, KeyInputs inputs, const ByDefinition& known);
-  Result<Outcome> copy_undigested(const Step& step, const CopyStep& copy, const ByDefinition& known);
-  Result<Outcome> record_undigested(const Step& step, const std::vector<SourceRef>& sources, const ByDefinition& known, layers::LayerId layer);
-  Result<bool> digest_earlier(const Step& step, const std::vector<SourceRef>& sources, const KeyInputs& inputs, const ByDefinition& known, const AddFiles& add_files);
+  Result<Outcome> copy_from_layers(const Step& step, const CopyStep& copy, const Reading& reading, KeyInputs inputs);
+  Result<Outcome> record_undigested(const Step& step, const Reading& reading, const KeyInputs& definition, const std::string& any, layers::LayerId layer);
+  Result<bool> digest_earlier(const Step& step, const Reading& reading, const KeyInputs& inputs, const std::string& any);
   Result<std::shared_ptr<const SourceTree>> earlier_tree(const SourceRef& from, const std::vector<layers::LayerId>& layers);
 
   // A COPY on top of a layer that is being written: executor_early.cc.
   std::vector<int> followers(const Step& step, bool fresh);
   void placed(const Step& step, std::shared_ptr<const layers::Listing> listing, const std::vector<int>& followers);
   Result<void> wait_for(int step);
-  struct Placed {
-    Selection selection;
-    layers::LayerId layer;
-  };
-  Result<Placed> select_and_place_early(const Step& step, const CopyStep& copy);
   Result<std::optional<Outcome>> execute_early(const Step& step, const CopyStep& copy);
 
   // What ADD fetches: executor_add.cc.

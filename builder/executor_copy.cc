@@ -50,8 +50,8 @@ Result<Outcome> Executor::execute_body(const Step& step, const CopyStep& copy) {
     if (*made) return std::move(**made);
   }
   ASSIGN_OR_RETURN(KeyInputs inputs, copy_inputs(step, copy));
-  ASSIGN_OR_RETURN(const std::optional<ByDefinition> known, by_definition(step, copy, inputs));
-  auto made = known ? copy_from_layers(step, copy, std::move(inputs), *known) : select_and_place(step, copy, std::move(inputs));
+  const Reading reading = reading_of(step, copy);
+  auto made = reading.sources.empty() ? select_and_place(step, copy, std::move(inputs)) : copy_from_layers(step, copy, reading, std::move(inputs));
   if (!made) return at_instruction(step, std::move(made).error());
   if (early) made->as_placed = false;  // it is not what it was at first
   return std::move(*made);
@@ -115,6 +115,15 @@ Result<void> Executor::watch(const Step& step, Selection& selection) {
   if (files_needed_[static_cast<size_t>(step.id)]) RETURN_IF_ERROR(digest_selection(selection, env_.pool, kCopyBufferSize));
   watch_reading(selection);
   return {};
+}
+
+Result<Executor::Placed> Executor::select_and_copy(const Step& step, const CopyStep& copy) {
+  Placed made;
+  ASSIGN_OR_RETURN(made.selection, select(step, copy));
+  if (key_of_source(copy.from).empty()) RETURN_IF_ERROR(watch(step, made.selection));
+  std::vector<RemotePart> no_remotes;  // ADD has them
+  ASSIGN_OR_RETURN(made.layer, copy_files(step, copy, no_remotes, made.selection, !step.no_cache));
+  return made;
 }
 
 // `fresh`: no record of the step is expected.

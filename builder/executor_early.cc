@@ -49,26 +49,22 @@ Result<void> Executor::wait_for(int step) {
 
 // Nothing when the parent did not become what this stood upon: its layer was recorded before.
 Result<std::optional<Outcome>> Executor::execute_early(const Step& step, const CopyStep& copy) {
-  auto made = select_and_place_early(step, copy);
+  auto made = select_and_copy(step, copy);
   // An error, too, waits for the parent: what that made is worth keeping, and its own errors come first.
   RETURN_IF_ERROR(wait_for(step.parent));
   if (!outcome(step.parent)->as_placed) return std::optional<Outcome>();
   if (!made) return std::move(made).error();
   for (const std::string& warning : made->selection.warnings) env_.warning(warning);
   ASSIGN_OR_RETURN(KeyInputs inputs, copy_inputs(step, copy));
-  ASSIGN_OR_RETURN(const std::optional<ByDefinition> known, by_definition(step, copy, inputs));
-  ASSIGN_OR_RETURN(Outcome outcome, known ? record_undigested(step, {copy.from}, *known, std::move(made->layer))
-                                          : record_copy(step, made->selection, std::move(inputs), std::move(made->layer)));
+  const Reading reading = reading_of(step, copy);
+  if (reading.sources.empty()) {
+    ASSIGN_OR_RETURN(Outcome outcome, record_copy(step, made->selection, std::move(inputs), std::move(made->layer)));
+    return std::optional(std::move(outcome));
+  }
+  ASSIGN_OR_RETURN(const KeyInputs definition, by_definition(reading, inputs));
+  ASSIGN_OR_RETURN(const std::string any, any_content(step, reading, inputs));
+  ASSIGN_OR_RETURN(Outcome outcome, record_undigested(step, reading, definition, any, std::move(made->layer)));
   return std::optional(std::move(outcome));
-}
-
-Result<Executor::Placed> Executor::select_and_place_early(const Step& step, const CopyStep& copy) {
-  Placed made;
-  ASSIGN_OR_RETURN(made.selection, select(step, copy));
-  if (key_of_source(copy.from).empty()) RETURN_IF_ERROR(watch(step, made.selection));
-  std::vector<RemotePart> no_remotes;  // ADD has them
-  ASSIGN_OR_RETURN(made.layer, copy_files(step, copy, no_remotes, made.selection, !step.no_cache));
-  return made;
 }
 
 }  // namespace lamina::builder

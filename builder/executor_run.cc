@@ -104,27 +104,29 @@ Result<KeyInputs> Executor::run_inputs(const Step& step, const RunStep& run) {
 
 Result<Outcome> Executor::execute_run(const Step& step, const RunStep& run) {
   ASSIGN_OR_RETURN(KeyInputs inputs, run_inputs(step, run));
-  ASSIGN_OR_RETURN(const std::optional<ByDefinition> known, by_definition(step, run, inputs));
-  if (known) {
-    if (auto hit = recorded(step, known->inputs)) return std::move(*hit);
-    const auto add_files = [&](const Trees& trees, KeyInputs& all) { return add_stage_files(step, run, trees, all); };
-    ASSIGN_OR_RETURN(const bool by_content, digest_earlier(step, stage_mounts(run), inputs, *known, add_files));
+  const Reading reading = reading_of(step, run);
+  std::optional<KeyInputs> definition;
+  if (!reading.sources.empty()) {
+    ASSIGN_OR_RETURN(definition, by_definition(reading, inputs));
+    if (auto hit = recorded(step, *definition)) return std::move(*hit);
+    ASSIGN_OR_RETURN(const std::string any, any_content(step, reading, inputs));
+    ASSIGN_OR_RETURN(const bool by_content, digest_earlier(step, reading, inputs, any));
     if (!by_content) {
       ASSIGN_OR_RETURN(layers::LayerId layer, run_command(step, run));
-      return record_undigested(step, stage_mounts(run), *known, std::move(layer));
+      return record_undigested(step, reading, *definition, any, std::move(layer));
     }
     Trees trees;
-    for (const SourceRef& from : stage_mounts(run)) {
+    for (const SourceRef& from : reading.sources) {
       ASSIGN_OR_RETURN(trees.emplace_back(), tree_of(from));
     }
-    RETURN_IF_ERROR(add_files(trees, inputs));
+    RETURN_IF_ERROR(reading.add_files(trees, inputs));
   }
   auto outcome = recorded(step, inputs);
   if (!outcome) {
     ASSIGN_OR_RETURN(layers::LayerId layer, run_command(step, run));
     ASSIGN_OR_RETURN(outcome, record(step, inputs, std::move(layer)));
   }
-  if (known) RETURN_IF_ERROR(put_by_definition(step, *known, *outcome));
+  if (definition) RETURN_IF_ERROR(put_by_definition(step, *definition, *outcome));
   return std::move(*outcome);
 }
 
@@ -162,34 +164,26 @@ Result<Selection> Executor::add_mounted_files(const Step& step, const PlannedMou
   return selection;
 }
 
-// The stages whose files are mounted, in the order of the mounts.
-std::vector<SourceRef> Executor::stage_mounts(const RunStep& run) {
-  std::vector<SourceRef> out;
-  for (const PlannedMount& planned : run.mounts) {
-    if (known_by_content(planned)) out.push_back(planned.from);
-  }
-  return out;
-}
-
-// Of as many trees.
-Result<void> Executor::add_stage_files(const Step& step, const RunStep& run, const Trees& trees, KeyInputs& inputs) {
-  auto tree = trees.begin();
+Executor::Reading Executor::reading_of(const Step& step, const RunStep& run) {
+  std::vector<size_t> numbers;  // of the mounts
+  Reading reading;
   for (size_t number = 0; number < run.mounts.size(); ++number) {
     if (!known_by_content(run.mounts[number])) continue;
-    ASSIGN_OR_RETURN(const Selection selection, add_mounted_files(step, run.mounts[number], *tree++, inputs));
-    // A stage's directory is mounted as it is, with its own attributes; a context's files are laid out anew.
-    RETURN_IF_ERROR(add_root_inputs(selection, mount_prefix(number), inputs));
+    numbers.push_back(number);
+    reading.sources.push_back(run.mounts[number].from);
   }
-  return {};
-}
-
-Result<std::optional<Executor::ByDefinition>> Executor::by_definition(const Step& step, const RunStep& run, const KeyInputs& inputs) {
-  if (stage_mounts(run).empty()) return std::optional<ByDefinition>();
-  return definition(step, inputs, [&](KeyInputs& all, const Named& named) {
-    for (size_t number = 0; number < run.mounts.size(); ++number) {
-      if (known_by_content(run.mounts[number])) all.add(mount_prefix(number) + "stage", named(run.mounts[number].from));
+  reading.add_names = [&run, numbers](const Named& named, KeyInputs& all) {
+    for (const size_t number : numbers) all.add(mount_prefix(number) + "stage", named(run.mounts[number].from));
+  };
+  reading.add_files = [this, &step, &run, numbers](const Trees& trees, KeyInputs& all) -> Result<void> {
+    for (size_t i = 0; i < numbers.size(); ++i) {
+      ASSIGN_OR_RETURN(const Selection selection, add_mounted_files(step, run.mounts[numbers[i]], trees[i], all));
+      // A stage's directory is mounted as it is, with its own attributes; a context's files are laid out anew.
+      RETURN_IF_ERROR(add_root_inputs(selection, mount_prefix(numbers[i]), all));
     }
-  });
+    return {};
+  };
+  return reading;
 }
 
 Result<void> Executor::add_mounts(const Step& step, const RunStep& run, internal::RunMounts& set) {
@@ -222,7 +216,7 @@ Result<void> Executor::add_mounts(const Step& step, const RunStep& run, internal
           RETURN_IF_ERROR(set.add_context(m, step, std::move(tree), env_.pool));
         } else {
           ASSIGN_OR_RETURN(const std::vector<std::string> stack, snapshots_of_source(planned.from));
-          ASSIGN_OR_RETURN(const std::shared_ptr<const SourceTree> tree, tree_of(planned.from));
+          ASSIGN_OR_RETURN(const std::shared_ptr<const SourceTree> tree, tree_of_snapshots(stack, planned.from));
           RETURN_IF_ERROR(must_exist(*tree, m.source));
           RETURN_IF_ERROR(set.add_stack(m, stack));
         }

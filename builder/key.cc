@@ -262,10 +262,15 @@ Result<void> compare_files(InputReader& before, InputReader& now, Differences& d
   return {};
 }
 
-// The key of a stage or image whose files count: Executor::by_definition.
+// The key of a stage or image whose files count: Executor::reading_of.
 bool names_source(std::string_view name) { return name == "from" || (name.starts_with("mount[") && name.ends_with("].stage")); }
 
-Result<Differences> compare(ByteSource& before_text, ByteSource& now_text, bool with_sources) {
+struct Compared {
+  Differences all;
+  Differences apart;  // from which sources are read
+};
+
+Result<Compared> compare(ByteSource& before_text, ByteSource& now_text) {
   using At = InputReader::At;
   InputReader before(before_text), now(now_text);
   Differences files;
@@ -285,28 +290,31 @@ Result<Differences> compare(ByteSource& before_text, ByteSource& now_text, bool 
     }
     RETURN_IF_ERROR(compare_files(before, now, files));
   }
-  Differences all;
-  for (const auto& [name, value] : now.others()) {
-    if (!with_sources && names_source(name)) continue;
-    const auto it = before.others().find(name);
-    if (it == before.others().end()) {
-      all.is_new(name);
-    } else if (it->second != value) {
-      all.changed(name, it->second, value);
+  Compared compared;
+  for (Differences* const into : {&compared.all, &compared.apart}) {
+    const auto counts = [&](const std::string& name) { return into == &compared.all || !names_source(name); };
+    for (const auto& [name, value] : now.others()) {
+      if (!counts(name)) continue;
+      const auto it = before.others().find(name);
+      if (it == before.others().end()) {
+        into->is_new(name);
+      } else if (it->second != value) {
+        into->changed(name, it->second, value);
+      }
     }
+    for (const auto& [name, value] : before.others()) {
+      if (counts(name) && !now.others().contains(name)) into->is_gone(name);
+    }
+    into->append(files);
   }
-  for (const auto& [name, value] : before.others()) {
-    if (!now.others().contains(name) && (with_sources || !names_source(name))) all.is_gone(name);
-  }
-  all.append(files);
-  return all;
+  return compared;
 }
 
 }  // namespace
 
 Result<std::string> difference_between(ByteSource& before, ByteSource& now) {
-  ASSIGN_OR_RETURN(const Differences all, compare(before, now, true));
-  return all.text();
+  ASSIGN_OR_RETURN(const Compared compared, compare(before, now));
+  return compared.all.text();
 }
 
 // Record file: "lamina-record 2\n<layer id>\n<created>\n<chain>\n".
@@ -366,16 +374,13 @@ std::string RecordBook::explain_miss(const KeyInputs& inputs, const std::string&
 }
 
 std::string RecordBook::explain_reading(const KeyInputs& inputs, const std::string& step_identity, std::string_view by_content) {
-  const auto differences = [&](bool with_sources) -> Result<Differences> {
-    ASSIGN_OR_RETURN(const auto before, store_.open_record(inputs_key(step_identity)));
-    if (!before) return Differences();
-    const auto now = inputs.text();
-    return compare(*before, *now, with_sources);
-  };
-  const auto all_differences = differences(true), apart = differences(false);
-  if (!all_differences || !apart || apart->count() == 0) return std::string(by_content);
-  std::string all = apart->text();
-  if (all_differences->count() == apart->count()) return all;  // the sources are those of the last time
+  const auto before = store_.open_record(inputs_key(step_identity));
+  if (!before || !*before) return std::string(by_content);
+  const auto now = inputs.text();
+  const auto compared = compare(**before, *now);
+  if (!compared || compared->apart.count() == 0) return std::string(by_content);
+  std::string all = compared->apart.text();
+  if (compared->all.count() == compared->apart.count()) return all;  // the sources are those of the last time
   for (const std::string_view between = "; "; !by_content.empty();) {
     const std::string_view one = by_content.substr(0, by_content.find(between));
     if (all.find(one) == std::string::npos) all.append(between).append(one);

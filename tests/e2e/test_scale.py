@@ -32,7 +32,6 @@ class Deep(TestCase):
         self.assertEqual(self.run_in("above", "sh", "-c", "cat /f /h"), "1\n1\nx\n")
 
     def test_squash_opens_few_files(self):
-        import resource
         self.dockerfile("FROM %s\n" % busybox() + "".join("RUN mkdir -p /a/b/c/d/e/f/g/h && echo %d > /a/b/c/d/e/f/g/h/%d\n" % (i, i) for i in range(60)))
         self.build("-q")
         before = resource.getrlimit(resource.RLIMIT_NOFILE)
